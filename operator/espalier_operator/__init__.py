@@ -1,0 +1,1 @@
+"""The Kubernetes operator: pure decisions, thin adapters and controllers, embedded in kopf."""

@@ -1,0 +1,1 @@
+"""Developers' tools behind the Makefile: environment, checks, generated files, test stages."""

@@ -1,0 +1,1 @@
+"""Runs inside a training Job: trains one version along its declared regularizers and writes the artifact."""
