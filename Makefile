@@ -31,4 +31,4 @@ cluster-down: venv ## remove it
 	$(PY) -m cluster down
 
 demo: venv ## train, canary, breach, rollback: the whole story on your machine
-	$(PY) -m espalier_cli demo
+	$(PY) -m tools.demo

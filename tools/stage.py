@@ -1,0 +1,84 @@
+"""Sets the stage for the demo and for the e2e tests: images built, cluster up, images loaded, chart installed. Idempotent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.handle import Cluster
+from cluster.paths import DEFAULT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+SYSTEM = "espalier-system"
+RELEASE = "espalier"
+OUR_IMAGES = ("operator", "trainer", "server", "loadgen")
+
+
+class StageError(Exception):
+    """A preparation failed. The message carries the command; its own output stands above it."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a command with its output shown."""
+    done = subprocess.run(list(argv), cwd=ROOT, check=False)
+    if done.returncode != 0:
+        raise StageError(f"`{' '.join(argv)}` ended with {done.returncode}; what it printed above says why")
+
+
+def python(*args: str) -> list[str]:
+    """argv of this interpreter."""
+    return [sys.executable, *args]
+
+
+def refs() -> dict[str, str]:
+    """Image name -> reference, by the content of this checkout."""
+    done = subprocess.run(python("-m", "images", "refs"), cwd=ROOT, check=True, capture_output=True, text=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def set_up(context: str | None = None) -> Cluster:
+    """Everything up to a running operator; returns the cluster's handle."""
+    named = ["--context", context] if context else []
+    # Images mostly wait for the network, Go builds for the processor: side by side they take as long as the slower one.
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = [pool.submit(run, python("-m", "images", "build", *OUR_IMAGES)), pool.submit(run, python("-m", "cluster", "up", *named))]
+        for job in jobs:
+            job.result()
+    cluster = Cluster.load(DEFAULT_NAME)
+    archives = json.loads(subprocess.run(python("-m", "images", "archives"), cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    cluster.load_image(*(Path(archives[name]) for name in OUR_IMAGES))
+    install(cluster)
+    return cluster
+
+
+def install(cluster: Cluster) -> None:
+    """`helm upgrade --install` of the chart with this checkout's images, and the operator's S3 identity copied from the stack."""
+    credentials = json.loads(cluster.kubectl("-n", "espalier-stack", "get", "secret", "s3-operator", "-o", "json").stdout)["data"]
+    for manifest in (
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "espalier-s3", "namespace": SYSTEM}, "data": credentials},
+    ):
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    cluster.run(
+        "helm", "upgrade", "--install", RELEASE, str(ROOT / "charts" / "espalier"), "--namespace", SYSTEM,
+        "--values", "-", "--wait", "--timeout", "3m", stdin=json.dumps(chart_values(refs())),
+    )  # fmt: skip
+
+
+def chart_values(images: dict[str, str]) -> dict[str, Any]:
+    """Values for the demo stack: this checkout's images, its Prometheus (scraped every 2 s), its S3."""
+    return {
+        "image": images["operator"],
+        "trainer": {"image": images["trainer"]},
+        "server": {"image": images["server"]},
+        "prometheus": {"default": {"url": "http://prometheus.espalier-stack:9090", "scrapeInterval": "2s", "lag": "4s", "timeoutSeconds": 5}},
+        "s3": {"endpointUrl": "http://s3.espalier-stack:8333", "secretName": "espalier-s3"},
+    }
