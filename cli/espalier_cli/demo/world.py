@@ -22,12 +22,13 @@ SNAPSHOTS = {"digits/2026-11-01/part-0.parquet": 1.0, "digits/2026-11-15/part-0.
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Requests per second, how long at most, and the share and delay of the feedback that follows them."""
+    """Requests per second, how long at most, the share and delay of the feedback that follows, and the route's host name."""
 
     rps: int = 60
     seconds: int = 1200
     feedback_delay: float = 2.0
     feedback_share: float = 0.8
+    host: str = HOST
 
 
 def prepare(kube: Kubectl, digits: Digits) -> None:
@@ -94,7 +95,7 @@ def traffic_report(kube: Kubectl) -> dict[str, Any]:
 
 def _traffic_pod(image: str, traffic: Traffic) -> Mapping[str, Any]:
     arguments = [
-        "--url", f"http://envoy.{STACK}", "--host", HOST, "--model", "digits", "--rows", "/rows/rows.npz", "--rps", str(traffic.rps),
+        "--url", f"http://envoy.{STACK}", "--host", traffic.host, "--model", "digits", "--rows", "/rows/rows.npz", "--rps", str(traffic.rps),
         "--duration", str(traffic.seconds), "--feedback-delay", str(traffic.feedback_delay), "--feedback-share", str(traffic.feedback_share),
     ]  # fmt: skip
     return {

@@ -1,0 +1,47 @@
+"""Fixtures of the e2e tests. They run inside the cluster's network: `make test`, or `python -m cluster exec -- .venv/bin/pytest tests/e2e`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from espalier_cli.demo.kubectl import DemoError, Kubectl
+
+from tests.e2e.harness import SYSTEM, World, image_refs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operator_runs() -> None:
+    """Fail at once, with the remedy, when the stage is not set."""
+    try:
+        Kubectl(SYSTEM).run("rollout", "status", "deployment/espalier", "--timeout=60s")
+    except DemoError as error:
+        pytest.exit(f"No operator to test: {error}\nRun `make test`, or: python -m tools.stage && python -m cluster exec -- .venv/bin/pytest tests/e2e", 3)
+
+
+@pytest.fixture(scope="session")
+def loadgen_image() -> str:
+    return image_refs()["loadgen"]
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest, loadgen_image: str) -> Iterator[World]:
+    """A fresh namespace with credentials and snapshots; its objects and itself are deleted afterwards, also when the test failed."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
+    kube = Kubectl(f"e2e-{name}")
+    world = World(kube, loadgen_image)
+    _remove(kube)
+    world.prepare()
+    yield world
+    _remove(kube)
+
+
+def _remove(kube: Kubectl) -> None:
+    """Delete the custom resources while the operator can finalize them, then the namespace."""
+    for kind in ("canaryrollouts.espalier.dev", "regularizedmodels.espalier.dev", "retrainpolicies.espalier.dev"):
+        kube.run("delete", kind, "--all", "--wait=true", "--timeout=60s", "--ignore-not-found", check=False)
+    kube.run("delete", "namespace", kube.namespace, "--ignore-not-found", "--wait=true", "--timeout=120s")
