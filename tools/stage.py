@@ -49,11 +49,16 @@ def set_up(context: str | None = None) -> Cluster:
     named = ["--context", context] if context else []
     # Images mostly wait for the network, Go builds for the processor: side by side they take as long as the slower one.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = [pool.submit(run, python("-m", "images", "build", *OUR_IMAGES)), pool.submit(run, python("-m", "cluster", "up", *named))]
+        jobs = [
+            pool.submit(run, python("-m", "images", "build", *OUR_IMAGES)),
+            pool.submit(run, python("-m", "cluster", "up", *named)),
+        ]
         for job in jobs:
             job.result()
     cluster = Cluster.load(DEFAULT_NAME)
-    archives = json.loads(subprocess.run(python("-m", "images", "archives"), cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    archives = json.loads(
+        subprocess.run(python("-m", "images", "archives"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    )
     cluster.load_image(*(Path(archives[name]) for name in OUR_IMAGES))
     install(cluster)
     return cluster
@@ -61,10 +66,17 @@ def set_up(context: str | None = None) -> Cluster:
 
 def install(cluster: Cluster) -> None:
     """`helm upgrade --install` of the chart with this checkout's images, and the operator's S3 identity copied from the stack."""
-    credentials = json.loads(cluster.kubectl("-n", "espalier-stack", "get", "secret", "s3-operator", "-o", "json").stdout)["data"]
+    credentials = json.loads(
+        cluster.kubectl("-n", "espalier-stack", "get", "secret", "s3-operator", "-o", "json").stdout
+    )["data"]
     for manifest in (
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}},
-        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "espalier-s3", "namespace": SYSTEM}, "data": credentials},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "espalier-s3", "namespace": SYSTEM},
+            "data": credentials,
+        },
     ):
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
     cluster.run(
@@ -79,6 +91,13 @@ def chart_values(images: dict[str, str]) -> dict[str, Any]:
         "image": images["operator"],
         "trainer": {"image": images["trainer"]},
         "server": {"image": images["server"]},
-        "prometheus": {"default": {"url": "http://prometheus.espalier-stack:9090", "scrapeInterval": "2s", "lag": "4s", "timeoutSeconds": 5}},
+        "prometheus": {
+            "default": {
+                "url": "http://prometheus.espalier-stack:9090",
+                "scrapeInterval": "2s",
+                "lag": "4s",
+                "timeoutSeconds": 5,
+            }
+        },
         "s3": {"endpointUrl": "http://s3.espalier-stack:8333", "secretName": "espalier-s3"},
     }

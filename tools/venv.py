@@ -60,7 +60,9 @@ def install() -> None:
 def main() -> None:
     """Install unless the stamp says that nothing changed. A file lock keeps two makes from installing at once."""
     if sys.version_info < MINIMUM:
-        sys.exit("tools/venv.py: Python 3.11 or newer is needed; run `python3.11 tools/venv.py` or put it first on PATH")
+        sys.exit(
+            "tools/venv.py: Python 3.11 or newer is needed; run `python3.11 tools/venv.py` or put it first on PATH"
+        )
     (ROOT / ".cache").mkdir(exist_ok=True)
     with (ROOT / ".cache" / "venv.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)

@@ -1,0 +1,109 @@
+"""The artifact of a version: which files it has and the manifest that makes it complete and immutable."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from pydantic import Field
+
+from espalier_api.base import StatusModel
+from espalier_api.durations import Timestamp
+from espalier_api.hashing import DIGEST_PATTERN, sha256
+from espalier_api.names import API_VERSION
+
+MANIFEST: Final = "manifest.json"
+MODEL_ONNX: Final = "model.onnx"
+MODEL_INT8: Final = "model.int8.onnx"
+MODEL_WEIGHTS: Final = "model.safetensors"
+PREPROCESSING: Final = "preprocessing.json"
+GOLDEN: Final = "golden.npz"
+METRICS: Final = "metrics.json"
+REGULARIZERS: Final = "regularizers.json"
+REFERENCE: Final = "reference.json"
+LINEAGE: Final = "lineage.json"
+MODEL_CARD: Final = "MODEL_CARD.md"
+SBOM: Final = "sbom.cdx.json"
+SIGNATURE: Final = "model.sig"
+ALIASES: Final = "aliases.json"
+"""Beside the versions of a model, not inside one: the last aliases a rollout recorded."""
+
+REQUIRED_FILES: Final = (MODEL_ONNX, PREPROCESSING, GOLDEN, METRICS, REGULARIZERS, REFERENCE, LINEAGE, MODEL_CARD)
+"""Files that every manifest lists. Weights, int8, SBOM and signature depend on engine and spec."""
+
+GOLDEN_ROWS: Final = 64
+GOLDEN_TOLERANCE: Final = 1e-4
+"""Largest allowed absolute difference of an output on the golden inputs between training and serving."""
+ONNX_INPUT: Final = "input"
+ONNX_LABEL: Final = "label"
+ONNX_PROBABILITIES: Final = "probabilities"
+ONNX_VALUE: Final = "value"
+
+Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"]
+"""Open Inference Protocol v2 names."""
+
+
+class Tensor(StatusModel):
+    """A named input or output; -1 in `shape` is the batch."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class ManifestTask(StatusModel):
+    """What the model answers, with everything inferred from data made explicit."""
+
+    type: Literal["classification", "regression"]
+    classes: tuple[str, ...] = ()
+    """Class names in the order of the probabilities; empty for regression."""
+    positive_class: str | None = None
+    features: tuple[str, ...]
+    """Columns of `input`, in order, raw: preprocessing is inside the graph."""
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class FileEntry(StatusModel):
+    """Size and digest of one file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class MetricValue(StatusModel):
+    """A number with its 95 % interval and sample count, when there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class Manifest(StatusModel):
+    """manifest.json: written last, never overwritten. Its presence makes a version complete, its bytes make the version's digest."""
+
+    api_version: Literal["espalier.dev/v1alpha1"] = API_VERSION
+    kind: Literal["ModelVersion"] = "ModelVersion"
+    namespace: str
+    model: str
+    version: str
+    spec_hash: str
+    snapshot_digest: str = Field(pattern=DIGEST_PATTERN)
+    content_sha256: str
+    """sha256 over the content that was read, hexadecimal; the lineage's proof beyond ETags."""
+    created_at: Timestamp
+    seed: int
+    parent: str | None = None
+    """The champion when training began."""
+    requested_by: str = "spec"
+    """`spec` or `retrain/<policy>@<id>`."""
+    task: ManifestTask
+    framework: str
+    """Engine and version, e.g. `torch 2.6.0`."""
+    files: dict[str, FileEntry]
+    metrics: dict[str, MetricValue]
+
+
+def version_digest(manifest: bytes) -> str:
+    """The digest of a version: `sha256:<hex>` of the bytes of its manifest.json."""
+    return sha256(manifest)
