@@ -1,0 +1,100 @@
+"""`make test`: check, unit, contract, then the stage (images, cluster, chart) and e2e on it. `python -m tools.test --help`.
+
+A cluster that this run made is removed at the end, also after a failure; one that was there before is left as it was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from cluster.errors import ClusterError
+from cluster.handle import Cluster
+from tools.stage import ROOT, StageError, python, run, set_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RESULTS = ROOT / ".cache" / "test-times.json"
+
+
+class Times:
+    """How long each part took; printed and written at the end, so that what dominates is known."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Announce and time one part."""
+        print(f"\n=== {name}", flush=True)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - started, 1)
+            print(f"=== {name}: {self.seconds[name]:.0f} s", flush=True)
+
+    def report(self) -> None:
+        """The table, and the same as JSON."""
+        total = sum(self.seconds.values())
+        for name, seconds in self.seconds.items():
+            print(f"{seconds:8.1f} s  {name}")
+        print(f"{total:8.1f} s  in all")
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps(self.seconds, indent=1) + "\n")
+
+
+def is_up() -> bool:
+    """Whether a cluster of the default name was made before."""
+    try:
+        Cluster.load()
+    except ClusterError:
+        return False
+    return True
+
+
+def e2e(cluster: Cluster, selection: list[str]) -> None:
+    """pytest where the cluster can be reached; its own output is the report."""
+    argv = python("-m", "pytest", "tests/e2e", "-v", "--durations=15", *selection)
+    done = subprocess.run(cluster.exec_argv(argv), env={**os.environ, **cluster.env()}, cwd=ROOT, check=False)
+    if done.returncode != 0:
+        raise StageError(f"e2e: pytest ended with {done.returncode}; see above")
+
+
+def main() -> int:
+    """0 when everything passed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave the cluster up")
+    parser.add_argument("--context", help="use this kube context instead of a kind cluster of our own")
+    parser.add_argument("e2e", nargs="*", help="arguments for the e2e run of pytest (after --)")
+    arguments = parser.parse_args()
+    times, found = Times(), is_up()
+    try:
+        with times.part("check"):
+            run(python("-m", "tools.check"))
+        with times.part("unit and contract"):
+            run(python("-m", "pytest", "tests/unit", "tests/contract", "-q", "--durations=10"))
+        with times.part("stage: images, cluster, chart"):
+            cluster = set_up(arguments.context)
+        with times.part("e2e"):
+            e2e(cluster, arguments.e2e)
+    except (StageError, ClusterError) as error:
+        sys.stderr.write(f"\nmake test: {error}\n")
+        return 1
+    finally:
+        if not (found or arguments.keep or arguments.context):
+            with times.part("tear-down"):
+                subprocess.run(python("-m", "cluster", "down"), cwd=ROOT, check=False)
+        times.report()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
