@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
@@ -21,13 +21,14 @@ class Cel:
     """One validation that needs more than one field.
 
     `rule` is CEL over `self`; `message` is what a person reads (both places); `holds` is the same statement in Python.
-    `transition` marks a rule over `oldSelf`: only an API server can judge it, so `holds` is then never asked.
+    `judged_by` tells who asks `holds` outside the API server: the `model` at parsing, or the `registry` of validator rules, which
+    lists every finding by id instead of stopping at the first.
     """
 
     rule: str
     message: str
     holds: Callable[[Any], bool]
-    transition: bool = False
+    judged_by: Literal["model", "registry"] = "model"
 
 
 def exactly_one(*fields: str, what: str) -> Cel:
@@ -68,7 +69,7 @@ class ApiModel(BaseModel):
     @model_validator(mode="after")
     def _obey_cel(self) -> Self:
         for rule in self.cel:
-            if not rule.transition and not rule.holds(self):
+            if rule.judged_by == "model" and not rule.holds(self):
                 raise PydanticCustomError("cel", "{message}", {"message": rule.message})
         return self
 
