@@ -71,7 +71,9 @@ class TabularTransformer(ApiModel):
 class CustomArchitecture(ApiModel):
     """Your own function in your own image: build(features: int, outputs: int) -> torch.nn.Module."""
 
-    module: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=253)]
+    module: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$", max_length=253)
+    ]
     """`package.module:function`."""
 
 
@@ -171,7 +173,15 @@ class SklearnEngine(ApiModel):
     """An estimator of scikit-learn. Strengths come from regularizer blocks; params are the rest."""
 
     estimator: Literal[
-        "logisticRegression", "ridge", "lasso", "elasticNet", "svc", "svr", "randomForest", "histGradientBoosting", "mlp"
+        "logisticRegression",
+        "ridge",
+        "lasso",
+        "elasticNet",
+        "svc",
+        "svr",
+        "randomForest",
+        "histGradientBoosting",
+        "mlp",
     ]
     """Which; classifier or regressor follows from the task."""
     params: dict[ParameterName, Scalar] = Field(default_factory=dict, max_length=64)

@@ -9,9 +9,7 @@ from pydantic import Field, StringConstraints
 from espalier_api.base import ApiModel, Cel, exactly_one
 from espalier_api.engines import Scalar
 
-FieldPath = Annotated[
-    str, StringConstraints(pattern=r"^(regularizers|engine)(\.[a-z][A-Za-z0-9_]*)+$", max_length=128)
-]
+FieldPath = Annotated[str, StringConstraints(pattern=r"^(regularizers|engine)(\.[a-z][A-Za-z0-9_]*)+$", max_length=128)]
 """Dotted path below spec, e.g. `regularizers.l2.strength`."""
 
 

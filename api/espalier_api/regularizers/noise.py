@@ -56,7 +56,14 @@ class Augmentation(Block):
     """Changes inputs in ways that keep their label (T4). Never applied when evaluating."""
 
     policy: Literal[
-        "none", "image.shift", "image.cropFlip", "image.affine", "image.erase", "image.cameraJitter", "tabular.swapNoise", "tabular.gaussian"
+        "none",
+        "image.shift",
+        "image.cropFlip",
+        "image.affine",
+        "image.erase",
+        "image.cameraJitter",
+        "tabular.swapNoise",
+        "tabular.gaussian",
     ] = "none"
     """Which changes."""
     magnitude: int = Field(default=5, ge=0, le=30)

@@ -62,7 +62,9 @@ class CrossValidation(Block):
 class RegularizationPath(Block):
     """Fits along one strength from strong to weak and picks by a rule (Friedman et al. 2010)."""
 
-    parameter: Annotated[str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9]*(\.[a-z][A-Za-z0-9]*)+$", max_length=128)] = "l1.strength"
+    parameter: Annotated[
+        str, StringConstraints(pattern=r"^[a-z][A-Za-z0-9]*(\.[a-z][A-Za-z0-9]*)+$", max_length=128)
+    ] = "l1.strength"
     """Block and field, e.g. `l1.strength`."""
     from_: float = Field(default=1e-6, gt=0, le=1e6, alias="from")
     """Weakest value."""
