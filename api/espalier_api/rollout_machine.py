@@ -1,7 +1,7 @@
 """What a CanaryRollout's machine must remember across restarts: `status.machine`.
 
-Written and read by the rollout controller only (single writer). People read the other fields of the status, which are derived from it;
-nobody needs this one to understand a rollout, and nobody may edit it.
+Written and read by the rollout controller only (single writer). People read the other fields of the status, which are
+derived from it; nobody needs this one to understand a rollout, and nobody may edit it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from espalier_api.base import StatusModel
-from espalier_api.durations import Timestamp
+from espalier_api.durations import Timestamp  # noqa: TC001 - pydantic needs it at run time
 
 
 class MachineVersion(StatusModel):
