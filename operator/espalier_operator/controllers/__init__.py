@@ -1,0 +1,1 @@
+"""Thin loops per kind: observe from caches, decide purely, apply the plan."""

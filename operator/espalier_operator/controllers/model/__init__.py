@@ -1,0 +1,1 @@
+"""The RegularizedModel controller: the only writer of RegularizedModel.status."""
