@@ -99,14 +99,9 @@ class State:
         return self.docker_run / "docker.sock"
 
     @property
-    def netns_name(self) -> str:
-        """The network namespace of the private engine."""
-        return f"espalier-{self.name}"
-
-    @property
     def netns(self) -> Path:
-        """The namespace's file, for nsenter."""
-        return Path("/run/netns") / self.netns_name
+        """The network namespace of the private engine, for nsenter."""
+        return Path("/run/espalier") / self.name / "netns"
 
     @property
     def cgroup_parent(self) -> str:

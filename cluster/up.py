@@ -1,0 +1,167 @@
+"""Bring a cluster up: each step is skipped when its result is there."""
+
+from __future__ import annotations
+
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from cluster import gobuild, gpus, host, kindcluster, lock, network, nodeimage, packages, rootfs, tools
+from cluster.engine import Engine
+from cluster.errors import ClusterError
+from cluster.handle import Cluster
+from cluster.paths import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cluster.progress import Progress
+    from cluster.situation import Situation
+
+# The longest first, so that two builders end at about the same time.
+_FOR_NODE = ("kube", "containerd", "coredns", "etcd", "kind", "pause")
+# Needed only when the cluster runs: they are built while it starts.
+_FOR_LATER = ("contour", "helm")
+BUILDERS = 2
+
+
+def up(name: str, situation: Situation, *, stack: bool, progress: Progress) -> Cluster:
+    """Bring the cluster ``name`` up and return its handle.
+
+    Raises:
+        ClusterError: it is up in another situation, or a step failed.
+    """
+    state = State.of(name)
+    cluster = Cluster(
+        name=name,
+        situation=situation.kind,
+        engine=situation.engine,
+        context=situation.context or f"kind-{name}",
+    )
+    with lock.held(state.lock, what=f"cluster {name!r}"):
+        _refuse_change(cluster)
+        progress.say(f"cluster {name!r}: {situation}")
+        {"context": _use_context, "engine": _on_engine, "private": _on_private}[situation.kind](cluster, progress)
+        if stack:
+            install_stack(cluster, progress)
+    progress.say(f"cluster {name!r} is up; python -m cluster exec --name {name} -- kubectl get nodes")
+    return cluster
+
+
+def install_stack(cluster: Cluster, progress: Progress) -> None:
+    """Gateway API, Contour and Envoy, Prometheus and the object store."""
+    from cluster import stack  # noqa: PLC0415 - the other room of this package; --no-stack works without it
+
+    stack.install(cluster, progress)
+
+
+def _refuse_change(cluster: Cluster) -> None:
+    if not cluster.state.facts.exists():
+        return
+    before = Cluster.load(cluster.name)
+    if before != cluster:
+        raise ClusterError(
+            f"cluster {cluster.name!r} is already up as {before.situation} ({before.context}), "
+            f"and {cluster.situation} ({cluster.context}) was asked for",
+            remedy=f"run: python -m cluster down --name {cluster.name}, or choose another --name",
+        )
+
+
+def _use_context(cluster: Cluster, progress: Progress) -> None:
+    """Situation 1: keep a kubeconfig with only the context that was named."""
+    tools.provide(cluster.state, ("kubectl", "helm"), private=False, progress=progress)
+    argv = [str(cluster.state.bin / "kubectl"), "config", "view", "--raw", "--minify", "--flatten"]
+    done = subprocess.run([*argv, f"--context={cluster.context}"], text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise ClusterError(
+            f"kube context {cluster.context!r} can't be read: {done.stderr.strip()}",
+            remedy="choose one of `kubectl config get-contexts`",
+        )
+    cluster.state.kubeconfig.touch(mode=0o600)
+    cluster.state.kubeconfig.write_text(done.stdout)
+    if not kindcluster.answers(cluster):
+        raise ClusterError(
+            f"the API of context {cluster.context!r} does not answer",
+            remedy=f"check it: kubectl --context {cluster.context} get --raw /readyz",
+        )
+    cluster.save()
+
+
+def _on_engine(cluster: Cluster, progress: Progress) -> None:
+    """Situation 2: kind's own node image on an engine that runs."""
+    tools.provide(cluster.state, ("kubectl", "kind", "helm"), private=False, progress=progress)
+    cluster.save()
+    with progress.step("kind create cluster"):
+        kindcluster.ensure(cluster)
+    _settle(cluster, progress, routes=False)
+
+
+def _on_private(cluster: Cluster, progress: Progress) -> None:
+    """Situation 3: our engine, our node image."""
+    engine = Engine(cluster.state)
+    if engine.alive() and cluster.state.facts.exists() and kindcluster.answers(cluster):
+        _settle(cluster, progress, routes=True)
+        return
+    host.require()
+    with ThreadPoolExecutor(BUILDERS) as pool:
+        first = _start(pool, [rootfs.debian, _engine_packages], ["debian packages of the node", "engine packages"], progress)
+        node = [pool.submit(gobuild.build, part, progress=progress) for part in _FOR_NODE]
+        later = [pool.submit(gobuild.build, part, progress=progress) for part in _FOR_LATER]
+        try:
+            for future in [*first, *node]:
+                future.result()
+            _create_private(cluster, engine, progress)
+            for future in later:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    tools.provide(cluster.state, ("helm",), private=True, progress=progress)
+    _settle(cluster, progress, routes=True)
+
+
+def _engine_packages() -> None:
+    packages.unpacked("engine", packages.ENGINE_PACKAGES)
+
+
+def _start(
+    pool: ThreadPoolExecutor, works: Sequence[Callable[[], object]], titles: Sequence[str], progress: Progress
+) -> list[Future[None]]:
+    def stepped(work: Callable[[], object], title: str) -> None:
+        with progress.step(title):
+            work()
+
+    return [pool.submit(stepped, work, title) for work, title in zip(works, titles, strict=True)]
+
+
+def _create_private(cluster: Cluster, engine: Engine, progress: Progress) -> None:
+    tools.provide(cluster.state, ("kubectl", "kind"), private=True, progress=progress)
+    with progress.step("private engine"):
+        engine.start()
+    cluster.save()
+    reference = nodeimage.reference()
+    if cluster.run("docker", "image", "inspect", reference, check=False).returncode:
+        with progress.step("node image"):
+            tar = nodeimage.tar()
+        with progress.step("node image into the engine"):
+            cluster.run("docker", "import", *_import_flags(), str(tar), reference)
+    with progress.step("kind create cluster"):
+        kindcluster.ensure(cluster)
+
+
+def _import_flags() -> list[str]:
+    changes = (
+        'ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]',
+        "ENV container=docker",
+        "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    )
+    return [word for change in changes for word in ("--change", change)]
+
+
+def _settle(cluster: Cluster, progress: Progress, *, routes: bool) -> None:
+    """What comes after create, and again on every `up`: cheap, and mends what a restart lost."""
+    with progress.step("nodes, routes, DNS, GPUs"):
+        if routes:
+            network.apply(cluster, kindcluster.node_list(cluster))
+        kindcluster.wait_ready(cluster)
+        gpus.apply(cluster)
