@@ -12,9 +12,9 @@ For a hypothesised harm g, with n requests and k bad events of the canary (c) an
     E   = mean over g of exp(L_g)
 
 Why it holds: n_c*ratio*(a-1) + n_s*(b-1) = 0 and 1+x <= e^x, so each block's factor has expectation <= 1 under the
-null; so has its minimum with 10, and products and averages of such factors. Ville's inequality then bounds the chance that E
-ever reaches 1/alpha by alpha, whatever the looks, the split, the volume or the baseline. The same holds when an event
-counts a score in [0, 1]. Dependence between events is not covered: that is what phi is for (see `dispersion`).
+null; so has its minimum with 10, and products and averages of such factors. Ville's inequality then bounds the chance
+that E ever reaches 1/alpha by alpha, whatever the looks, the split, the volume or the baseline. The same holds when an
+event counts a score in [0, 1]. Dependence between events is not covered: that is what phi is for (see `dispersion`).
 
 Ancestors: Lindon & Malek (NeurIPS 2022), Turner, Ly & Gruenwald (2x2 e-variables). Figures: docs/analysis.md.
 """
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["CAP", "SequentialParams", "advance", "coverage_gap", "judge", "log_mean_exp", "skip", "split_alpha"]
 
 CAP: Final = math.log(10)
-"""Most evidence one block may add: two blocks at least decide, so a shared incident that the canary shows first does not."""
+"""Most evidence one block may add: two at least decide, so a shared incident that the canary shows first does not."""
 MAX_COVERAGE_GAP: Final = 0.2
 """Arms whose labelled shares differ by more than this part of the larger one are not comparable."""
 _EXP_LIMIT: Final = 700.0  # exp() of more overflows a double
@@ -130,7 +130,7 @@ def judge(state: EvidenceState, params: SequentialParams) -> Verdict:
 
 
 def coverage_gap(state: EvidenceState) -> float:
-    """How much less of one arm than of the other got its label, as a part of the larger share; 0 without delayed labels."""
+    """How much less of one arm than of the other got its label, as a part of the larger share; 0 without delay."""
     if state.served is None:
         return 0.0
     totals = (state.canary.total, state.stable.total)
