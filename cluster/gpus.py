@@ -33,7 +33,8 @@ def apply(cluster: Cluster) -> None:
             text = (NODE_FILES / name).read_text()
             images.on_node(cluster, node, "sh", "-c", f"cat >{path} && chmod {mode} {path}", stdin=text)
         images.on_node(cluster, node, "systemctl", "daemon-reload")
-        images.on_node(cluster, node, "systemctl", "enable", "--now", "--quiet", "fake-gpus")
+        images.on_node(cluster, node, "systemctl", "enable", "--quiet", "fake-gpus")
+        images.on_node(cluster, node, "systemctl", "restart", "fake-gpus")
     if not wait_for(lambda: _total(cluster) >= COUNT, 30, pause=0.5):
         raise ClusterError(
             f"no node of {cluster.name!r} shows nvidia.com/gpu",

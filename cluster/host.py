@@ -16,6 +16,8 @@ RUN = Path("/run/espalier")
 _RECORD = RUN / "machine.json"
 _PROC_SYS = Path("/proc/sys")
 _MODULES = Path("/lib/modules")
+# Docker and containerd keep sockets at these places whatever their configuration says.
+_MADE = (_MODULES, Path("/run/docker"), Path("/run/containerd"))
 
 # What is known to be set outside a network namespace: by kubelet (kernel.*, vm.*),
 # by systemd in the node (fs.file-max, fs.nr_open) and by ourselves (fs.inotify.*).
@@ -154,7 +156,7 @@ def prepare() -> None:
     """Record the machine's settings, once for all clusters, then set what the nodes need."""
     RUN.mkdir(mode=0o755, exist_ok=True)
     if not _RECORD.exists():
-        record = {"sysctls": read_sysctls(), "made_modules": not _MODULES.exists()}
+        record = {"sysctls": read_sysctls(), "absent": [str(folder) for folder in _MADE if not folder.exists()]}
         fresh = _RECORD.with_suffix(".new")
         fresh.write_text(json.dumps(record, indent=1))
         fresh.rename(_RECORD)
@@ -173,8 +175,18 @@ def restore() -> list[str]:
     differing = changed(record["sysctls"], read_sysctls())
     for name, value in differing.items():
         sysctl_file(name).write_text(value)
-    if record["made_modules"] and _MODULES.is_dir() and not any(_MODULES.iterdir()):
-        _MODULES.rmdir()
+    for folder in record["absent"]:
+        remove_hollow(Path(folder))
     _RECORD.unlink()
     RUN.rmdir()
     return sorted(differing)
+
+
+def remove_hollow(top: Path) -> None:
+    """Remove a folder that holds only folders and dead sockets; anything else in it is not ours and stays."""
+    for folder, _, names in os.walk(top, topdown=False):
+        for name in names:
+            if (Path(folder) / name).is_socket():
+                (Path(folder) / name).unlink()
+        if not any(Path(folder).iterdir()):
+            Path(folder).rmdir()

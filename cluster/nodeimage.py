@@ -63,7 +63,7 @@ def key() -> str:
     for part in (*PARTS_IN_NODE, "kind"):
         digest.update(PARTS[part].key(toolchain).encode())
     recipe = [_HERE / name for name in ("archive.py", "nodeimage.py", "preload.py", "rootfs.py")]
-    for file in (*recipe, *sorted(NODE_FILES.iterdir())):
+    for file in (*recipe, *(NODE_FILES / name for name in rootfs.OWN_FILES)):
         digest.update(file.read_bytes())
     digest.update(str(host.may_lower_oom_score()).encode())
     return digest.hexdigest()[:12]

@@ -52,6 +52,8 @@ _UNWANTED = (
     "usr/lib/sysctl.d/50-pid-max.conf",
     "usr/lib/sysctl.d/99-protect-links.conf",
 )
+# The network configuration; what every kind node gets (gpus.py) is sent to it when it runs.
+OWN_FILES = ("cni-conf.sh", "cni-conf.service")
 _ENABLED = ("kubelet", "containerd", "undo-mount-hacks", "cni-conf")
 
 
@@ -115,10 +117,9 @@ def assemble(root: Path, *, pause: str, lower_oom: bool) -> None:
     """
     subprocess.run(["cp", "-a", str(debian()), str(root)], check=True)
     _overlay(kind_files(), root)
-    for name in ("cni-conf.sh", "fake-gpus.sh"):
-        install(NODE_FILES / name, root / "kind/bin" / name)
-    for name in ("cni-conf.service", "fake-gpus.service"):
-        install(NODE_FILES / name, root / "etc/systemd/system" / name, mode=0o644)
+    program, unit = OWN_FILES
+    install(NODE_FILES / program, root / "kind/bin" / program)
+    install(NODE_FILES / unit, root / "etc/systemd/system" / unit, mode=0o644)
     for pattern in _UNWANTED:
         for file in root.glob(pattern):
             file.unlink()

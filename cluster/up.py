@@ -100,6 +100,7 @@ def _on_private(cluster: Cluster, progress: Progress) -> None:
     """Situation 3: our engine, our node image."""
     engine = Engine(cluster.state)
     if engine.alive() and cluster.state.facts.exists() and kindcluster.answers(cluster):
+        tools.provide(cluster.state, ("kubectl", "kind", "helm"), private=True, progress=progress)
         _settle(cluster, progress, routes=True)
         return
     host.require()

@@ -4,12 +4,20 @@
 set -u
 count=$1
 kube=(kubectl --kubeconfig /etc/kubernetes/kubelet.conf)
+server=$("${kube[@]}" config view -o jsonpath='{.clusters[0].cluster.server}')
+identity=/var/lib/kubelet/pki/kubelet-client-current.pem
+
+# Not `kubectl patch --subresource=status`: it reads nodes/status first, which a node may not.
+put_back() {
+  curl -fsS --output /dev/null --cacert /etc/kubernetes/pki/ca.crt --cert "$identity" --key "$identity" \
+    --request PATCH --header 'Content-Type: application/json-patch+json' \
+    --data "[{\"op\": \"add\", \"path\": \"/status/capacity/nvidia.com~1gpu\", \"value\": \"$count\"}]" \
+    "$server/api/v1/nodes/$(hostname)/status"
+}
 
 "${kube[@]}" get node "$(hostname)" --watch -o jsonpath='{.status.capacity.nvidia\.com/gpu}{"\n"}' |
   while read -r now; do
-    [ "$now" = "$count" ] && continue
-    "${kube[@]}" patch node "$(hostname)" --subresource=status --type=json \
-      -p "[{\"op\": \"add\", \"path\": \"/status/capacity/nvidia.com~1gpu\", \"value\": \"$count\"}]"
+    [ "$now" = "$count" ] || put_back
   done
 # The watch ended (the API server may have restarted): systemd starts it again.
 exit 1
