@@ -22,13 +22,13 @@ class Cel:
 
     `rule` is CEL over `self`; `message` is what a person reads (both places); `holds` is the same statement in Python.
     `judged_by` tells who asks `holds` outside the API server: the `model` at parsing, or the `registry` of validator rules, which
-    lists every finding by id instead of stopping at the first.
+    lists every finding by id instead of stopping at the first, or nobody but the `server`, for rules over `oldSelf`.
     """
 
     rule: str
     message: str
     holds: Callable[[Any], bool]
-    judged_by: Literal["model", "registry"] = "model"
+    judged_by: Literal["model", "registry", "server"] = "model"
 
 
 def exactly_one(*fields: str, what: str) -> Cel:

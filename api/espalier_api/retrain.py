@@ -212,8 +212,8 @@ class RetrainPolicySpec(ApiModel):
         Cel(
             rule="self.modelRef.name == oldSelf.modelRef.name",
             message="modelRef cannot change, because the history in status belongs to its model; create another policy",
-            holds=lambda spec: True,
-            judged_by="registry",
+            holds=lambda _: True,
+            judged_by="server",
         ),
     )
 

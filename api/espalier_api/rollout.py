@@ -12,6 +12,7 @@ from espalier_api.conditions import Condition
 from espalier_api.durations import Duration, Timestamp, parse_duration
 from espalier_api.kubernetes import LocalReference, ObjectMeta
 from espalier_api.names import API_VERSION
+from espalier_api.rollout_machine import MachineStatus
 from espalier_api.traffic import Traffic
 
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$", max_length=256)]
@@ -169,8 +170,8 @@ class CanaryRolloutSpec(ApiModel):
         Cel(
             rule="self.modelRef.name == oldSelf.modelRef.name",
             message="modelRef cannot change, because the evidence and aliases in status belong to its model; create another rollout",
-            holds=lambda spec: True,
-            judged_by="registry",
+            holds=lambda _: True,
+            judged_by="server",
         ),
     )
 
@@ -286,14 +287,25 @@ class LastRequest(StatusModel):
     result: str | None = Field(default=None, max_length=1024)
 
 
+class Columns(StatusModel):
+    """Texts for the columns of `kubectl get canary`; for people only."""
+
+    weight: str | None = Field(default=None, max_length=32)
+    """Wanted and observed, e.g. `25/25%`."""
+    step: str | None = Field(default=None, max_length=32)
+    """E.g. `2/3`."""
+    sli: str | None = Field(default=None, max_length=128)
+    """The SLI nearest to its limit, e.g. `errors 1.8/60`."""
+
+
 class CanaryRolloutStatus(StatusModel):
     """What was observed and what a restart continues from. `phase` is for people only."""
 
     observed_generation: int = 0
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16), ListMap("type")] = ()
     phase: str | None = Field(default=None, max_length=64)
-    state: str | None = Field(default=None, max_length=64)
-    """The machine's state, e.g. `Stepping`; conditions tell it in words."""
+    machine: MachineStatus | None = None
+    """The machine's memory; conditions and the fields below tell it in words."""
     stable: ArmStatus | None = None
     canary: ArmStatus | None = None
     step: StepStatus | None = None
@@ -305,8 +317,8 @@ class CanaryRolloutStatus(StatusModel):
     last_request: LastRequest | None = None
     router: str | None = Field(default=None, max_length=1024)
     """What the router can do and how it rounds, in words."""
-    summary: str | None = Field(default=None, max_length=128)
-    """The SLI nearest to its limit, e.g. `errors 1.8/60`."""
+    columns: Columns = Columns()
+    """What `kubectl get` prints."""
 
 
 class CanaryRollout(Resource):

@@ -1,0 +1,207 @@
+"""Rules about time and data: stopping, splits, compression, architecture, and what an engine can honour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from espalier_api.regularizers import Scheduled
+from espalier_api.rules.engine_support import SUPPORT
+from espalier_api.rules.rule import Objection, Objections, Subject, rule
+
+MUCH_SPARSITY = 0.5
+FEW_BITS = 3
+FEW_BLOCKS = 4
+
+
+@rule(
+    "R20",
+    "error",
+    message="pruning half of the weights or more without fine-tuning loses the model (63.5 % against 95.9 %)",
+    remedy="Set fineTuneEpochs to 10 or more",
+)
+def prune_without_tuning(subject: Subject) -> Objections:
+    """X20 of the guide."""
+    blocks = subject.regularizers
+    if blocks.pruning is not None and blocks.pruning.sparsity >= MUCH_SPARSITY and blocks.pruning.fine_tune_epochs == 0:
+        yield Objection("regularizers.pruning.fineTuneEpochs")
+    structured = blocks.structured_pruning
+    if structured is not None and structured.ratio >= MUCH_SPARSITY and structured.fine_tune_epochs == 0:
+        yield Objection("regularizers.structuredPruning.fineTuneEpochs")
+
+
+@rule(
+    "R22",
+    "error",
+    message="three bits or fewer need quantization-aware training (2 bits: 74.7 % against 96.0 %)",
+    remedy="Set quantization.mode: qat, or bits to 4 or more",
+)
+def few_bits(subject: Subject) -> Objections:
+    """Measured; 4 to 8 bits show no gap."""
+    quantization = subject.regularizers.quantization
+    if quantization is not None and quantization.bits <= FEW_BITS and quantization.mode != "qat":
+        yield Objection("regularizers.quantization.bits")
+
+
+@rule(
+    "R24",
+    "error",
+    message="mcDropout samples dropout, and no dropout is declared",
+    remedy="Add regularizers.dropout, or drop mcDropout",
+)
+def sampling_nothing(subject: Subject) -> Objections:
+    """All samples would be the same."""
+    blocks = subject.regularizers
+    if blocks.mc_dropout is not None and (blocks.dropout is None or blocks.dropout.p == 0):
+        yield Objection("regularizers.mcDropout")
+
+
+@rule(
+    "R25",
+    "error",
+    message="stochasticDepth skips residual blocks, and the architecture has fewer than four",
+    remedy="Use resnet, tabularTransformer or mlp with residual: true and at least four blocks, or drop stochasticDepth",
+)
+def nothing_to_skip(subject: Subject) -> Objections:
+    """Not for shallow models. A custom architecture is looked at by the trainer."""
+    torch = subject.engine.torch
+    if subject.regularizers.stochastic_depth is None or torch is None:
+        return
+    architecture = torch.architecture
+    depth = FEW_BLOCKS
+    if architecture.mlp is not None:
+        widths = architecture.mlp.hidden
+        equal = sum(a == b for a, b in zip(widths, widths[1:], strict=False))
+        depth = equal if architecture.mlp.residual else 0
+    elif architecture.cnn is not None:
+        depth = 0
+    elif architecture.resnet is not None:
+        depth = sum(architecture.resnet.blocks)
+    elif architecture.tabular_transformer is not None:
+        depth = 2 * architecture.tabular_transformer.depth
+    if depth < FEW_BLOCKS:
+        yield Objection("regularizers.stochasticDepth")
+
+
+@rule(
+    "R28",
+    "error",
+    message="early stopping may end training before a schedule has ended",
+    remedy="Raise earlyStopping.patience above the epochs that the schedule takes, or let it end earlier",
+)
+def patience_outlasts_schedules(subject: Subject) -> Objections:
+    """The monitor moves while a strength moves; a stop in between keeps weights of an objective that nobody declared."""
+    stopping, torch = subject.regularizers.early_stopping, subject.engine.torch
+    if stopping is None or torch is None:
+        return
+    for name, end in _schedule_ends(subject):
+        epochs = round(end * torch.epochs)
+        if stopping.patience < epochs:
+            yield Objection(
+                "regularizers.earlyStopping.patience",
+                message=f"earlyStopping.patience is {stopping.patience} epochs, but {name} moves until epoch {epochs}",
+                remedy=f"Set patience to {epochs} or more, or let the schedule end at {stopping.patience / torch.epochs:.2f}",
+            )
+    averaging = subject.regularizers.weight_averaging
+    if averaging is not None and averaging.kind == "swa":
+        yield Objection(
+            "regularizers.weightAveraging.kind",
+            level="warning",
+            message="swa averages the last quarter, which early stopping may never reach",
+            remedy="Use weightAveraging.kind: ema, or drop earlyStopping",
+        )
+    if torch.schedule is not None and torch.schedule.cosine is not None and stopping.patience < torch.epochs:
+        yield from _warm_up(torch.schedule.cosine.warmup * torch.epochs, stopping.patience)
+
+
+def _warm_up(warmup: float, patience: int) -> Iterator[Objection]:
+    if patience < warmup:
+        yield Objection(
+            "regularizers.earlyStopping.patience",
+            message=f"earlyStopping.patience is {patience} epochs, but the learning rate warms up for {warmup:.0f}",
+            remedy=f"Set patience to {warmup:.0f} or more",
+        )
+
+
+def _schedule_ends(subject: Subject) -> Iterator[tuple[str, float]]:
+    for name, block in subject.regularizers.declared():
+        if isinstance(block, Scheduled) and block.schedule is not None and block.schedule.kind != "constant":
+            yield f"regularizers.{name}.schedule", block.schedule.end
+
+
+@rule(
+    "R32",
+    "error",
+    message="calibration needs data that nothing else has seen, and none is held back",
+    remedy="Set data.split.calibration: 0.1, so that calibration does not overlap training, stopping or gates",
+)
+def calibration_overlap(subject: Subject) -> Objections:
+    """split: validation is refused when that part also stops training or chooses trials."""
+    blocks = subject.regularizers
+    if blocks.calibration is None:
+        return
+    if blocks.calibration.split == "calibration":
+        if subject.data.split.calibration == 0:
+            yield Objection("data.split.calibration")
+        return
+    uses = [
+        name
+        for name, used in (("earlyStopping", blocks.early_stopping), ("search", subject.search))
+        if used is not None
+    ]
+    if uses:
+        yield Objection(
+            "regularizers.calibration.split",
+            message=f"calibration is fitted on the validation part, which {' and '.join(uses)} used as well",
+            remedy="Set regularizers.calibration.split: calibration and data.split.calibration: 0.1",
+        )
+
+
+@rule(
+    "R34",
+    "error",
+    message="the augmentation does not fit what the engine sees",
+    remedy="Use an image.* policy with cnn or resnet, and a tabular.* policy with the others",
+)
+def augmentation_fits(subject: Subject) -> Objections:
+    """Image policies need to know where pixels are. Shifts of small images may destroy content (-2.9 points on 8x8 digits)."""
+    augmentation, torch = subject.regularizers.augmentation, subject.engine.torch
+    if augmentation is None or augmentation.policy == "none" or torch is None:
+        return
+    image = next((net.image for net in (torch.architecture.cnn, torch.architecture.resnet) if net is not None), None)
+    if augmentation.policy.startswith("image.") and image is None and torch.architecture.custom is None:
+        yield Objection("regularizers.augmentation.policy")
+    if augmentation.policy.startswith("tabular.") and image is not None:
+        yield Objection("regularizers.augmentation.policy")
+    if (
+        image is not None
+        and min(image[1:]) < 16
+        and augmentation.policy in {"image.shift", "image.cropFlip", "image.affine"}
+    ):  # noqa: PLR2004 - R34's size
+        yield Objection(
+            "regularizers.augmentation.policy",
+            level="warning",
+            message=f"shifting images of {image[1]}x{image[2]} pixels may push content out of the frame",
+            remedy="Lower magnitude, and compare with a run without it",
+        )
+
+
+@rule(
+    "R38",
+    "error",
+    message="the engine cannot honour the block, and nothing is ignored silently",
+    remedy="Drop the block, or change the engine",
+)
+def engine_honours(subject: Subject) -> Objections:
+    """Against the table of what each engine does in this release."""
+    engine = subject.engine.name
+    for name, _ in subject.regularizers.declared():
+        if name in SUPPORT[engine]:
+            continue
+        able = [other for other, names in SUPPORT.items() if name in names]
+        yield Objection(
+            f"regularizers.{name}",
+            message=f"engine {engine} cannot honour {name}",
+            remedy=f"Drop {name}, or use engine {' or '.join(able)}"
+            if able
+            else f"Drop {name}; no engine of this release trains it yet",
+        )

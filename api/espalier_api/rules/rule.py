@@ -1,0 +1,120 @@
+"""The frame of the validator: a rule is a function with an id; adding a rule is adding a function.
+
+The same rules run in three places: the controller (`SpecValid`), `espalier lint`, and once more the trainer (exit 42). They see a
+`Subject`, which is either a whole spec or what a training Job was told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from espalier_api.data import Data, Task
+from espalier_api.engines import Engine
+from espalier_api.evaluation import Gate
+from espalier_api.regularizers import Regularizers
+from espalier_api.search import Search
+
+if TYPE_CHECKING:
+    from espalier_api.model import RegularizedModelSpec
+    from espalier_api.training import TrainingJob
+
+Level = Literal["error", "warning"]
+"""An error refuses the spec; a warning is what a careful colleague would ask about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What rules look at. Without gates (in the trainer) a rule about gates has nothing to object to."""
+
+    task: Task
+    data: Data
+    engine: Engine
+    regularizers: Regularizers
+    search: Search | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @classmethod
+    def of_spec(cls, spec: RegularizedModelSpec) -> Subject:
+        """Everything a RegularizedModel says."""
+        return cls(spec.task, spec.data, spec.engine, spec.regularizers, spec.search, spec.evaluation.gates)
+
+    @classmethod
+    def of_job(cls, job: TrainingJob) -> Subject:
+        """What a training Job was told."""
+        return cls(job.task, job.data, job.engine, job.regularizers, job.search)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One objection: which rule, how serious, where, what is wrong, what to do."""
+
+    rule: str
+    level: Level
+    field: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        """`R11: labelSmoothing ... . Add regularizers.calibration ...`."""
+        return f"{self.rule}: {self.message}. {self.remedy}"
+
+
+Check = Callable[[Subject], "Objections"]
+Objections = Iterator["Objection"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """What a check yields: where, and, where it differs from the rule's own, how serious, what and what to do."""
+
+    field: str
+    level: Level | None = None
+    message: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule: id (R1-R38 are the guide's), usual level, what is wrong in general, how it is mended, and the check."""
+
+    id: str
+    level: Level
+    message: str
+    remedy: str
+    check: Check
+
+    def findings(self, subject: Subject) -> Iterator[Finding]:
+        """Every objection of this rule, with the rule's words where the check gave none of its own."""
+        for objection in self.check(subject):
+            yield Finding(
+                self.id,
+                objection.level or self.level,
+                objection.field,
+                objection.message or self.message,
+                objection.remedy or self.remedy,
+            )
+
+
+@dataclass(slots=True)
+class Registry:
+    """Rules in order of their ids."""
+
+    rules: list[Rule] = field(default_factory=list)
+
+    def rule(self, id_: str, level: Level, *, message: str, remedy: str) -> Callable[[Check], Check]:
+        """Register a check under an id. A second rule with the same id is a programming error."""
+
+        def register(check: Check) -> Check:
+            if any(known.id == id_ for known in self.rules):
+                raise ValueError(f"rule {id_} is registered twice")
+            self.rules.append(Rule(id_, level, message, remedy, check))
+            self.rules.sort(key=lambda rule: (rule.id[0], int(rule.id[1:])))
+            return check
+
+        return register
+
+
+REGISTRY = Registry()
+rule = REGISTRY.rule
