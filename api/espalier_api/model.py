@@ -72,20 +72,20 @@ class RegularizedModelSpec(ApiModel):
 class ChampionRef(StatusModel):
     """The version that serves, copied from the rollout for people."""
 
-    version: str
-    digest: str | None = None
+    version: str = Field(max_length=16)
+    digest: str | None = Field(default=None, max_length=71)
 
 
 class GateResult(StatusModel):
     """One gate, judged."""
 
-    metric: str
+    metric: str = Field(max_length=64)
     passed: bool
     value: float | None = None
     """The number judged; absent when it was not recorded."""
-    bound: str
+    bound: str = Field(max_length=256)
     """In words, e.g. `>= 0.9` or `>= champion - 0.01 (0.92)`."""
-    group: str | None = None
+    group: str | None = Field(default=None, max_length=253)
 
 
 class Diagnosis(StatusModel):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
-from espalier_api.base import Resource
+from espalier_api.base import ApiModel, Resource
 from espalier_api.model import RegularizedModel
 from espalier_api.names import GROUP, KIND_MODEL, KIND_RETRAIN, KIND_ROLLOUT, PLURALS, VERSION
 from espalier_api.retrain import RetrainPolicy
@@ -50,6 +51,18 @@ class Kind:
     model: type[Resource]
     short: str
     columns: tuple[Column, ...]
+
+    @property
+    def about(self) -> str:
+        """One line for people: the module docstring of the kind."""
+        return inspect.getdoc(inspect.getmodule(self.model)) or ""
+
+    def part(self, name: str) -> type[ApiModel]:
+        """The model of `spec` or `status`."""
+        model = self.model.model_fields[name].annotation
+        assert isinstance(model, type)  # noqa: S101 - narrows the type
+        assert issubclass(model, ApiModel)  # noqa: S101 - narrows the type
+        return model
 
     @property
     def plural(self) -> str:
@@ -112,16 +125,22 @@ KINDS = (
 
 def openapi(kind: Kind) -> JsonSchema:
     """The object's schema: the API server owns apiVersion, kind and metadata."""
-    schema = structural(kind.model)
-    properties = {
-        "apiVersion": {"type": "string"},
-        "kind": {"type": "string"},
-        "metadata": {"type": "object"},
-        "spec": schema["properties"]["spec"],
-        "status": schema["properties"]["status"],
+    spec, status = (structural(kind.part(part)) for part in ("spec", "status"))
+    schema: JsonSchema = {
+        "type": "object",
+        "description": kind.about,
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        "required": ["spec"],
     }
-    properties["status"].pop("default", None)
-    return {**schema, "properties": properties, "required": ["spec"]}
+    if kind.model.cel:
+        schema["x-kubernetes-validations"] = [{"rule": rule.rule, "message": rule.message} for rule in kind.model.cel]
+    return schema
 
 
 def definition(kind: Kind) -> dict[str, Any]:

@@ -68,8 +68,18 @@ def _node(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> JsonSch
             raise NotStructural(f"{path}: no type; give the field one type or a WithJsonSchema")
     if node.get("x-kubernetes-int-or-string"):
         node["anyOf"] = [{"type": "integer"}, {"type": "string"}]
+    _bounded(node, path)
     _default(node)
     return node
+
+
+def _bounded(node: Mapping[str, Any], path: str) -> None:
+    """The API server multiplies the cost of a rule by how often it may run: everything that can grow needs a bound."""
+    grows = {"string": "maxLength", "array": "maxItems"}.get(node.get("type", ""))
+    if node.get("type") == "object" and "additionalProperties" in node:
+        grows = "maxProperties"
+    if grows and grows not in node and "enum" not in node and "format" not in node:
+        raise NotStructural(f"{path}: no {grows}; CEL cost and etcd need one")
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> JsonSchema:
@@ -127,8 +137,6 @@ def _array(merged: Mapping[str, Any], node: JsonSchema, defs: Mapping[str, Any],
     if not isinstance(items, Mapping):
         raise NotStructural(f"{path}: a list without an item type")
     node["items"] = _node(items, defs, f"{path}[]")
-    if "maxItems" not in node:
-        raise NotStructural(f"{path}: a list without maxItems; CEL cost needs one")
 
 
 def _default(node: JsonSchema) -> None:
