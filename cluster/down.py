@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 from cluster import cgroups, host, kindcluster, lock
@@ -37,7 +36,7 @@ def down(name: str, *, purge: bool, progress: Progress) -> None:
     with lock.held(state.lock, what=f"cluster {name!r}"):
         known = Cluster.load(name) if state.facts.exists() else None
         if known is None or known.private:
-            _down_private(state, known, progress)
+            purge = not _down_private(state, known, progress) or purge
         elif known.situation == "engine":
             with progress.step("kind delete cluster"):
                 kindcluster.delete(known)
@@ -46,30 +45,39 @@ def down(name: str, *, purge: bool, progress: Progress) -> None:
     progress.say(f"cluster {name!r} is down")
 
 
-def _down_private(state: State, known: Cluster | None, progress: Progress) -> None:
+def _down_private(state: State, known: Cluster | None, progress: Progress) -> bool:
+    """End the private engine; returns whether its containers are gone from its data.
+
+    Where kind could not delete them, as after a crash of the engine, the data
+    has to go: the next engine would start those containers again.
+    """
     engine = Engine(state)
     if not (engine.run_dir.exists() or cgroups.folders(state.cgroup_parent) or known):
-        return
+        return True
     if os.geteuid():
         raise ClusterError(
             f"cluster {state.name!r} runs on a private engine, and only root can end it", remedy="run it as root"
         )
+    deleted = False
     if known and engine.alive():
         with progress.step("kind delete cluster"):
-            _delete_or_say(known, progress)
+            deleted = _delete_or_say(known, progress)
     with progress.step("private engine down"):
         engine.stop()
         restored = host.restore()
     if restored:
         progress.say(f"restored {', '.join(restored)}")
     _verify_gone(state)
+    return deleted
 
 
-def _delete_or_say(cluster: Cluster, progress: Progress) -> None:
+def _delete_or_say(cluster: Cluster, progress: Progress) -> bool:
     try:
         kindcluster.delete(cluster)
-    except (ClusterError, subprocess.SubprocessError) as error:
+    except ClusterError as error:
         progress.say(f"kind delete cluster failed, ending its processes instead: {error}")
+        return False
+    return True
 
 
 def _verify_gone(state: State) -> None:

@@ -6,7 +6,7 @@ import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cluster import gobuild, gpus, host, kindcluster, lock, network, nodeimage, packages, rootfs, tools
+from cluster import dns, gobuild, gpus, host, kindcluster, lock, network, nodeimage, packages, rootfs, tools
 from cluster.engine import Engine
 from cluster.errors import ClusterError
 from cluster.handle import Cluster
@@ -93,7 +93,7 @@ def _on_engine(cluster: Cluster, progress: Progress) -> None:
     cluster.save()
     with progress.step("kind create cluster"):
         kindcluster.ensure(cluster)
-    _settle(cluster, progress, routes=False)
+    _settle(cluster, progress, private=False)
 
 
 def _on_private(cluster: Cluster, progress: Progress) -> None:
@@ -101,7 +101,7 @@ def _on_private(cluster: Cluster, progress: Progress) -> None:
     engine = Engine(cluster.state)
     if engine.alive() and cluster.state.facts.exists() and kindcluster.answers(cluster):
         tools.provide(cluster.state, ("kubectl", "kind", "helm"), private=True, progress=progress)
-        _settle(cluster, progress, routes=True)
+        _settle(cluster, progress, private=True)
         return
     host.require()
     with ThreadPoolExecutor(BUILDERS) as pool:
@@ -118,7 +118,7 @@ def _on_private(cluster: Cluster, progress: Progress) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     tools.provide(cluster.state, ("helm",), private=True, progress=progress)
-    _settle(cluster, progress, routes=True)
+    _settle(cluster, progress, private=True)
 
 
 def _engine_packages() -> None:
@@ -146,8 +146,17 @@ def _create_private(cluster: Cluster, engine: Engine, progress: Progress) -> Non
             tar = nodeimage.tar()
         with progress.step("node image into the engine"):
             cluster.run("docker", "import", *_import_flags(), str(tar), reference)
+            _forget_other_node_images(cluster, reference)
     with progress.step("kind create cluster"):
         kindcluster.ensure(cluster)
+
+
+def _forget_other_node_images(cluster: Cluster, keep: str) -> None:
+    """Remove node images of older recipes: 0.9 GB each. One in use stays."""
+    repository = keep.partition(":")[0]
+    listed = cluster.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", repository).stdout
+    for reference in set(listed.split()) - {keep}:
+        cluster.run("docker", "image", "rm", reference, check=False)
 
 
 def _import_flags() -> list[str]:
@@ -159,10 +168,11 @@ def _import_flags() -> list[str]:
     return [word for change in changes for word in ("--change", change)]
 
 
-def _settle(cluster: Cluster, progress: Progress, *, routes: bool) -> None:
+def _settle(cluster: Cluster, progress: Progress, *, private: bool) -> None:
     """What comes after create, and again on every `up`: cheap, and mends what a restart lost."""
     with progress.step("nodes, routes, DNS, GPUs"):
-        if routes:
+        if private:
+            dns.keep_inside(cluster)
             network.apply(cluster, kindcluster.node_list(cluster))
         kindcluster.wait_ready(cluster)
         gpus.apply(cluster)
