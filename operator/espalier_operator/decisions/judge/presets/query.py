@@ -19,7 +19,7 @@ __all__ = ["UserQuery"]
 
 @dataclass(frozen=True, slots=True)
 class UserQuery:
-    """PromQL with `$namespace`, `$model`, `$canary`, `$stable` (versions), `$window` filled in; one series, one number."""
+    """PromQL with `$namespace`, `$model`, `$canary`, `$stable` `$window` filled in; one series, one number."""
 
     text: str
     window: timedelta
