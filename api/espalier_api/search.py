@@ -7,10 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from espalier_api.base import ApiModel, Cel, exactly_one
-from espalier_api.engines import Scalar
 
 FieldPath = Annotated[str, StringConstraints(pattern=r"^(regularizers|engine)(\.[a-z][A-Za-z0-9_]*)+$", max_length=128)]
 """Dotted path below spec, e.g. `regularizers.l2.strength`."""
+
+
+Category = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class Range(ApiModel):
@@ -48,10 +50,12 @@ class Dimension(ApiModel):
     """Evenly on a logarithmic scale."""
     int_uniform: Range | None = None
     """Evenly over whole numbers."""
-    choice: tuple[Scalar, ...] | None = Field(default=None, min_length=1, max_length=64)
-    """One of these."""
+    choice: tuple[float, ...] | None = Field(default=None, min_length=1, max_length=64)
+    """One of these numbers, for example an explicit 0 beside a few strengths."""
+    categories: tuple[Category, ...] | None = Field(default=None, min_length=1, max_length=64)
+    """One of these words; `true` and `false` for switches."""
 
-    cel = (exactly_one("uniform", "log_uniform", "int_uniform", "choice", what="space"),)
+    cel = (exactly_one("uniform", "log_uniform", "int_uniform", "choice", "categories", what="space"),)
 
 
 class Objective(ApiModel):

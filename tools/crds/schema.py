@@ -123,7 +123,7 @@ def _object(merged: Mapping[str, Any], node: JsonSchema, defs: Mapping[str, Any]
         raise NotStructural(f"{path}: an open object; name its fields or type its values")
     node["additionalProperties"] = _node(values, defs, f"{path}[*]")
     key = next(iter(patterns), merged.get("propertyNames", {}).get("pattern"))
-    if key is not None:
+    if key is not None and "type" in node["additionalProperties"]:  # CEL cannot see maps of untyped values
         rule = {"rule": f"self.all(key, key.matches({_cel_string(key)}))", "message": f"every key must match {key}"}
         node["x-kubernetes-validations"] = [*node.get("x-kubernetes-validations", ()), rule]
 
