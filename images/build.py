@@ -1,0 +1,116 @@
+"""From names to archives: what is there is left alone, what is missing is built, what is old goes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster import lock
+from images import bases, catalog, engines, store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cluster.progress import Progress
+    from images.bases import Base
+    from images.catalog import Image
+    from images.engines import Engine
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """An engine and a base: together with an image's content they decide the tag."""
+
+    engine: Engine
+    base: Base
+
+    @classmethod
+    def open(cls, engine: str | None = None, base: str | None = None) -> Workshop:
+        """Choose both; None leaves it to the environment and to what runs.
+
+        Raises:
+            ImageError: there is no such engine.
+
+        """
+        found = engines.find(store.folder(), engine)
+        return cls(found, bases.choose(base, found.name))
+
+    def archive(self, image: Image) -> store.Archive:
+        """Where the image of the present content is, or would be."""
+        return store.archive(image.name, image.digest(self.base.identity))
+
+    def refs(self, names: Iterable[str] = ()) -> dict[str, str]:
+        """Name -> reference of the present content; nothing is built.
+
+        Raises:
+            ImageError: there is no such image, or a file that it copies is missing.
+
+        """
+        return {image.name: self.archive(image).ref for image in catalog.chosen(names)}
+
+    def build(self, names: Iterable[str], progress: Progress) -> list[store.Archive]:
+        """Build what is missing and return the archives of ``names`` (all when empty).
+
+        Raises:
+            ImageError: a build failed.
+
+        """
+        wanted = [(image, self.archive(image)) for image in catalog.chosen(names)]
+        if missing := [image for image, archive in wanted if not archive.path.exists()]:
+            self.engine.prepare(progress)
+            with lock.held(store.folder() / "build.lock", what="the images", wait=True):
+                if any(image.default_base != "scratch" for image in missing):
+                    bases.ensure(self.base, self.engine, progress)
+                for image, archive in wanted:
+                    if not archive.path.exists():  # another process may have built it while this one waited
+                        self._build(image, archive, progress)
+        for _, archive in wanted:
+            store.touch(archive)
+        if missing:
+            self.prune(progress)
+        return [archive for _, archive in wanted]
+
+    def _build(self, image: Image, archive: store.Archive, progress: Progress) -> None:
+        log = store.folder() / "logs" / f"{image.name}.log"
+        log.unlink(missing_ok=True)
+        arguments = self.base.arguments(image.default_base)
+        fresh = archive.path.with_name(f"new-{image.name}.tar.part")
+        fresh.unlink(missing_ok=True)
+        with progress.step(f"image {archive.ref}"), staged(image) as context:
+            job = engines.Job(archive.ref, image.dockerfile, context, arguments, log)
+            self.engine.build(job, progress)
+            self.engine.save(archive.ref, fresh, log)
+            fresh.rename(archive.path)
+
+    def prune(self, progress: Progress) -> None:
+        """Delete archives and images that newer ones have replaced."""
+        for old in store.superfluous(store.archives()):
+            progress.say(f"remove {old.path.name} ({old.size / 1e6:.0f} MB), replaced by newer ones")
+            self.engine.remove(old.ref)
+            old.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(image: Image) -> Iterator[Path]:
+    """A folder with exactly what the Dockerfile copies, so that nothing else can get into an image.
+
+    Yields:
+        The folder, which is gone afterwards.
+
+    """
+    with tempfile.TemporaryDirectory(dir=store.folder(), prefix="context-") as name:
+        folder = Path(name)
+        for inside, file in {**image.files(), **{key: made.path() for key, made in image.made.items()}}.items():
+            target = folder / inside
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+            # The same bits everywhere: a checkout's umask must not decide what 65532 may read.
+            target.chmod(0o755 if os.access(file, os.X_OK) else 0o644)
+        for path in [folder, *(each for each in folder.rglob("*") if each.is_dir())]:
+            path.chmod(0o755)
+        yield folder
