@@ -91,7 +91,7 @@ class Kube(Protocol):
         """All objects (in pages) and the collection's resourceVersion."""
 
     def watch(
-        self, resource: Resource, namespace: str, selector: str, resource_version: str, *, timeout: timedelta
+        self, resource: Resource, namespace: str, selector: str, resource_version: str, *, lasting: timedelta
     ) -> AsyncIterator[Object]:
         """Watch events `{type, object}` incl. BOOKMARK until the server ends it. Raises GoneError when too old."""
 
@@ -155,21 +155,21 @@ class AioKube:
         token = ""
         while True:
             page = await self._call("list", "GET", collection, query=[*query, ("continue", token)] if token else query)
-            for item in page["items"]:  # a list leaves kind and apiVersion out of its items
-                objects.append({"apiVersion": resource.api_version, "kind": resource.kind, **item})
+            kind = {"apiVersion": resource.api_version, "kind": resource.kind}  # a list leaves them out of its items
+            objects += [{**kind, **item} for item in page["items"]]
             token = page["metadata"].get("continue", "")
             if not token:
                 return objects, page["metadata"]["resourceVersion"]
 
     async def watch(
-        self, resource: Resource, namespace: str, selector: str, resource_version: str, *, timeout: timedelta
+        self, resource: Resource, namespace: str, selector: str, resource_version: str, *, lasting: timedelta
     ) -> AsyncIterator[Object]:
         """See Kube. A silence longer than the API server's bookmarks (about 60 s) raises UnavailableError."""
         query = [
             ("watch", "true"),
             ("allowWatchBookmarks", "true"),
             ("resourceVersion", resource_version),
-            ("timeoutSeconds", str(int(timeout.total_seconds()))),
+            ("timeoutSeconds", str(int(lasting.total_seconds()))),
             *([("labelSelector", selector)] if selector else []),
         ]
         limits = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=self._silence)

@@ -205,7 +205,7 @@ class Caches:
         """Watch from `version` on, over as many connections as it takes; returns only by an exception."""
         while True:
             events = self._kube.watch(
-                cache.resource, namespace, selector, version, timeout=self._settings.watch_timeout
+                cache.resource, namespace, selector, version, lasting=self._settings.watch_timeout
             )
             async with aclosing(events) as stream:  # type: ignore[type-var] # an async generator by construction
                 async for event in stream:

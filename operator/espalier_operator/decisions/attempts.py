@@ -1,0 +1,271 @@
+"""What became of a training attempt: from its Job and pods (as the API server stores them) to one word, one sentence
+and a charge.
+
+Order matters and is the table `_ENDINGS`: what the Job says outranks the exit code (a Job past its deadline also lets
+the trainer checkpoint and exit 75, and that must not count as a preemption), the exit code outranks what happened to
+the pod around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from espalier_api import conditions as c
+from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
+from espalier_api.training import TrainingResult
+from espalier_operator.decisions.plan import shorten
+
+Object = Mapping[str, Any]
+
+CONTAINER: Final = "trainer"
+"""Name of the one container of a training pod."""
+FIRST_RETRY: Final = timedelta(seconds=10)
+LONGEST_RETRY: Final = timedelta(minutes=10)
+FIRST_RESUME: Final = timedelta(seconds=1)
+"""A preempted attempt goes on at once, the next preemptions wait longer: a node that evicts in a loop must not be
+hammered."""
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is."""
+
+    MISSING = "Missing"
+    """No Job: not created yet, or somebody deleted it."""
+    WAITING = "Waiting"
+    """The Job exists and does not train yet; `reason` tells why."""
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    LEAVING = "Leaving"
+    """The Job is being deleted; its name is free when it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt as observed."""
+
+    state: AttemptState
+    reason: str = c.TRAINING
+    """A reason of espalier_api.conditions."""
+    message: str = ""
+    final: bool = False
+    """Failed for good: another attempt with the same inputs would end the same way."""
+    charged: bool = True
+    """Failed at the cost of one of `training.retries`."""
+    result: TrainingResult | None = None
+    """What the trainer left, when it is readable."""
+    pod_ip: str = ""
+    """Of the running pod, for /progress."""
+    started_at: str | None = None
+    """RFC 3339; when the Job started, absent while suspended."""
+
+
+def observe_attempt(job: Object | None, pods: Sequence[Object]) -> Attempt:
+    """Judge a Job and those of `pods` that are its own (label `batch.kubernetes.io/job-name`)."""
+    if job is None:
+        return Attempt(AttemptState.MISSING)
+    if job["metadata"].get("deletionTimestamp"):
+        return Attempt(AttemptState.LEAVING)
+    own = [pod for pod in pods if _uid_of_owner(pod) == job["metadata"].get("uid")]
+    pod = max(own, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    started = (job.get("status") or {}).get("startTime")
+    if _condition(job, "Complete") or _condition(job, "SuccessCriteriaMet"):
+        return Attempt(AttemptState.SUCCEEDED, c.TRAINING_SUCCEEDED, result=_result(pod), started_at=started)
+    if (failed := _condition(job, "Failed") or _condition(job, "FailureTarget")) is not None:
+        return _ended(failed, pod, started)
+    if (job.get("spec") or {}).get("suspend"):
+        return Attempt(AttemptState.WAITING, c.QUEUED, "the Job is suspended until its queue admits it")
+    return _alive(pod, started)
+
+
+def retry_delay(failures: int, preemptions: int, *, charged: bool) -> timedelta:
+    """Time before the next attempt, doubling with each failure of the same sort (counts include the one that just
+    happened).
+    """
+    first, count = (FIRST_RETRY, failures) if charged else (FIRST_RESUME, preemptions)
+    return min(LONGEST_RETRY, first * (1 << min(max(count - 1, 0), 16)))
+
+
+# --- alive -----------------------------------------------------------------------------------------------------------
+_WAITING_REASONS: Final[Mapping[str, str]] = {
+    "ErrImagePull": c.IMAGE_PULL_BACK_OFF,
+    "ImagePullBackOff": c.IMAGE_PULL_BACK_OFF,
+    "InvalidImageName": c.IMAGE_PULL_BACK_OFF,
+    "ErrImageNeverPull": c.IMAGE_PULL_BACK_OFF,
+    "CreateContainerConfigError": c.CREATE_CONTAINER_ERROR,
+    "CreateContainerError": c.CREATE_CONTAINER_ERROR,
+    "RunContainerError": c.CREATE_CONTAINER_ERROR,
+}
+
+
+def _alive(pod: Object | None, started: str | None) -> Attempt:
+    if pod is None:
+        return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is being created", started_at=started)
+    status = pod.get("status") or {}
+    waiting = ((_container(pod) or {}).get("state") or {}).get("waiting") or {}
+    if (reason := _WAITING_REASONS.get(waiting.get("reason", ""))) is not None:
+        message = shorten(f"{waiting['reason']}: {waiting.get('message', '')}", 1024)
+        return Attempt(AttemptState.WAITING, reason, message, started_at=started)
+    scheduled = _condition(pod, "PodScheduled", "False")
+    if scheduled is not None and scheduled.get("reason") == "Unschedulable":
+        message = shorten(scheduled.get("message", ""), 1024)
+        return Attempt(AttemptState.WAITING, c.UNSCHEDULABLE, message, started_at=started)
+    if status.get("phase") == "Running":
+        return Attempt(AttemptState.RUNNING, c.TRAINING, pod_ip=status.get("podIP", ""), started_at=started)
+    return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is starting", started_at=started)
+
+
+# --- ended -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Everything that may tell why an attempt failed."""
+
+    job: Object
+    """The Job's Failed condition."""
+    exit_code: int | None
+    terminated: Object
+    """state.terminated of the container; empty when the pod is gone."""
+    disruption: str
+    """reason of the pod's DisruptionTarget condition."""
+    pod_reason: str
+    result: TrainingResult | None
+
+    def said(self, otherwise: str) -> str:
+        """The trainer's own words, else `otherwise`."""
+        return shorten((self.result.message if self.result else "") or otherwise, 1024)
+
+
+_Ending = Callable[[_Evidence], Attempt | None]
+
+
+def _past_its_deadline(seen: _Evidence) -> Attempt | None:
+    if seen.job.get("reason") != "DeadlineExceeded":
+        return None
+    return _failed(
+        c.DEADLINE_EXCEEDED,
+        "the attempt ran longer than training.deadline; raise it or make the fit shorter",
+        final=True,
+    )
+
+
+def _by_exit_code(seen: _Evidence) -> Attempt | None:
+    if seen.exit_code is None or not (is_final(seen.exit_code) or seen.exit_code == ExitCode.PREEMPTED):
+        return None
+    reason, fallback = {
+        ExitCode.INVALID_CONFIG: (c.INVALID_CONFIG, "the trainer refused the configuration (exit 42)"),
+        ExitCode.DIVERGED: (c.DIVERGED, "the objective became NaN or infinite (exit 43)"),
+        ExitCode.DATA_PROBLEM: (c.DATA_PROBLEM, "the data does not fit (exit 44)"),
+        ExitCode.PREEMPTED: (c.PREEMPTED, "stopped with a checkpoint (exit 75)"),
+    }[ExitCode(seen.exit_code)]
+    return _failed(
+        _specific(reason, seen.result),
+        seen.said(fallback),
+        final=is_final(seen.exit_code),
+        charged=counts_as_attempt(seen.exit_code),
+        result=seen.result,
+    )
+
+
+def _specific(reason: str, result: TrainingResult | None) -> str:
+    """A changed snapshot is told apart from other data problems."""
+    return c.SNAPSHOT_CHANGED if reason == c.DATA_PROBLEM and result and result.reason == c.SNAPSHOT_CHANGED else reason
+
+
+def _out_of_memory(seen: _Evidence) -> Attempt | None:
+    if seen.terminated.get("reason") != "OOMKilled":
+        return None
+    return _failed(
+        c.OOM_KILLED,
+        "the trainer needed more memory than its limit; raise training.resources.limits.memory or lower batchSize",
+    )
+
+
+def _node_lost(seen: _Evidence) -> Attempt | None:
+    if seen.disruption not in {"DeletionByTaintManager", "DeletionByPodGC"} and seen.pod_reason != "NodeLost":
+        return None
+    return _failed(c.NODE_LOST, f"the pod's node vanished ({seen.disruption or seen.pod_reason})")
+
+
+def _evicted(seen: _Evidence) -> Attempt | None:
+    if not seen.disruption and seen.pod_reason != "Evicted":
+        return None
+    return _failed(c.EVICTED, f"the pod was evicted ({seen.disruption or seen.pod_reason}) before it could checkpoint")
+
+
+def _anything_else(seen: _Evidence) -> Attempt:
+    code = "unknown" if seen.exit_code is None else str(seen.exit_code)
+    words = seen.job.get("message", "")
+    return _failed(c.INFRASTRUCTURE_FAILURE, seen.said(f"exit code {code}: {words}"), result=seen.result)
+
+
+_ENDINGS: Final[tuple[_Ending, ...]] = (
+    _past_its_deadline,  # the Job's own verdict: its SIGTERM makes the trainer exit 75
+    _by_exit_code,  # the contract between trainer and operator
+    _out_of_memory,  # the kernel killed it
+    _node_lost,  # the node went away
+    _evicted,  # the pod was sent away and could not checkpoint in time
+    _anything_else,  # infrastructure, until proven otherwise
+)
+
+
+def _ended(failed: Object, pod: Object | None, started: str | None) -> Attempt:
+    terminated = ((_container(pod) or {}).get("state") or {}).get("terminated") or {} if pod else {}
+    disruption = (_condition(pod, "DisruptionTarget") or {}).get("reason", "") if pod else ""
+    evidence = _Evidence(
+        job=failed,
+        exit_code=terminated.get("exitCode", _exit_code_in(failed.get("message", ""))),
+        terminated=terminated,
+        disruption=disruption,
+        pod_reason=((pod or {}).get("status") or {}).get("reason", ""),
+        result=_result(pod),
+    )
+    ending = next(found for rule in _ENDINGS if (found := rule(evidence)) is not None)
+    return Attempt(
+        ending.state, ending.reason, ending.message, ending.final, ending.charged, ending.result, started_at=started
+    )
+
+
+def _failed(
+    reason: str, message: str, *, final: bool = False, charged: bool = True, result: TrainingResult | None = None
+) -> Attempt:
+    return Attempt(AttemptState.FAILED, reason, message, final, charged, result)
+
+
+_EXIT_IN_MESSAGE = re.compile(r"failed with exit code (\d+)")
+
+
+def _exit_code_in(message: str) -> int | None:
+    """The exit code in a PodFailurePolicy condition: what is left when the pod itself is gone (node drained and
+    collected).
+    """
+    match = _EXIT_IN_MESSAGE.search(message)
+    return int(match.group(1)) if match else None
+
+
+def _result(pod: Object | None) -> TrainingResult | None:
+    """The termination message of the trainer; None when it is cut, empty or not ours."""
+    message = (((_container(pod) or {}).get("state") or {}).get("terminated") or {}).get("message", "") if pod else ""
+    try:
+        return TrainingResult.from_termination_message(message)
+    except ValueError:
+        return None
+
+
+def _container(pod: Object) -> Object | None:
+    containers: Sequence[Object] = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((container for container in containers if container.get("name") == CONTAINER), None)
+
+
+def _condition(obj: Object, type_: str, status: str = "True") -> Object | None:
+    conditions: Sequence[Object] = (obj.get("status") or {}).get("conditions") or []
+    return next((entry for entry in conditions if entry.get("type") == type_ and entry.get("status") == status), None)
+
+
+def _uid_of_owner(pod: Object) -> str | None:
+    owners: Sequence[Object] = pod["metadata"].get("ownerReferences") or []
+    return next((owner.get("uid") for owner in owners if owner.get("controller")), None)
