@@ -36,6 +36,7 @@ def write(out: Path, ref: str, config: Mapping[str, Any], files: Mapping[str, Pa
         ref: the image's name, such as ``local.test/k8s/pause:3.10``.
         config: the OCI image configuration's ``config`` object.
         files: path in the image -> file or folder on disk. A folder goes in whole.
+
     """
     with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".layer") as layer:
         _write_layer(layer, files)
@@ -62,6 +63,7 @@ def read(file: Path) -> list[Image]:
 
     Raises:
         ClusterError: the file is missing or not a docker-archive.
+
     """
     try:
         with tarfile.open(file) as archive:

@@ -136,7 +136,7 @@ def _exec(arguments: argparse.Namespace) -> int:
     argv, env = cluster.exec_argv(command), cluster.env()
     # This process becomes the command: exit code and signals are its own.
     try:
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], argv, env)  # noqa: S606 - the purpose of this command
     except FileNotFoundError:
         raise ClusterError(f"there is no program {argv[0]!r}", remedy="check its name and the PATH") from None
 

@@ -24,30 +24,29 @@ def merged(base: str, additions: Mapping[str, object]) -> str:
 
     Raises:
         ClusterError: ``base`` already has one of the keys.
+
     """
     present = set(re.findall(r"^([A-Za-z]\w*):", base, re.MULTILINE))
     for key in additions:
         if key in present:
             raise ClusterError(
                 f"kind-config.yaml sets {key!r}, which a private engine has to set too",
-                remedy=f"remove {key!r} from kind-config.yaml, or use docker or podman "
-                "(--engine docker)",
+                remedy=f"remove {key!r} from kind-config.yaml, or use docker or podman (--engine docker)",
             )
     lines = [f"{key}: {json.dumps(value)}" for key, value in additions.items()]
     return "\n".join([base.rstrip("\n"), *lines]) + "\n"
 
 
-def private_additions(
-    *, etcd_tag: str, coredns_tag: str, cgroup_v1: bool
-) -> dict[str, object]:
+def private_additions(*, etcd_tag: str, coredns_tag: str, cgroup_v1: bool) -> dict[str, object]:
     """What a private engine adds to ``kind-config.yaml``.
 
     Args:
         etcd_tag: tag of our etcd image; kubeadm would ask for its own.
         coredns_tag: tag of our CoreDNS image.
         cgroup_v1: whether the kernel runs cgroup v1, which kubelet refuses unless told.
+
     """
-    patches = [
+    patches: list[dict[str, object]] = [
         {
             "kind": "ClusterConfiguration",
             "imageRepository": IMAGE_REPOSITORY,

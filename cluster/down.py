@@ -31,6 +31,7 @@ def down(name: str, *, purge: bool, progress: Progress) -> None:
 
     Raises:
         ClusterError: something of it could not be ended or removed.
+
     """
     state = State.of(name)
     with lock.held(state.lock, what=f"cluster {name!r}"):

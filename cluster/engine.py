@@ -52,7 +52,12 @@ class Engine:
         libraries = sorted(unpacked.glob("usr/lib/*-linux-gnu")) + sorted(unpacked.glob("lib/*-linux-gnu"))
         return {
             "PATH": os.pathsep.join(
-                [str(self._tools), str(unpacked / "usr/sbin"), str(unpacked / "usr/bin"), os.environ.get("PATH", os.defpath)]
+                [
+                    str(self._tools),
+                    str(unpacked / "usr/sbin"),
+                    str(unpacked / "usr/bin"),
+                    os.environ.get("PATH", os.defpath),
+                ]
             ),
             "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
             "XTABLES_LIBDIR": str(next(iter(sorted(unpacked.glob("usr/lib/*/xtables"))), "")),
@@ -90,6 +95,7 @@ class Engine:
 
         Raises:
             ClusterError: it did not answer in time; the message has the end of its log.
+
         """
         if self.alive():
             return

@@ -9,6 +9,7 @@ class ClusterError(Exception):
     Args:
         what: the object and what was wrong with it.
         remedy: what to do about it, in the imperative.
+
     """
 
     def __init__(self, what: str, *, remedy: str) -> None:

@@ -36,6 +36,7 @@ def build(part: str, *, progress: Progress | None = None) -> Path:
 
     Raises:
         ClusterError: there is no such part, no Go, or the build failed.
+
     """
     known = _part(part)
     return build_all(part, progress=progress) / known.main
@@ -85,6 +86,7 @@ def toolchain() -> str:
 
     Raises:
         ClusterError: Go is missing.
+
     """
     return _go(["version"], GO_PARTS).strip()
 
@@ -154,8 +156,8 @@ def go_env() -> dict[str, str]:
 def _go(args: Sequence[str], folder: Path) -> str:
     if not shutil.which("go"):
         raise ClusterError("`go` is not on the PATH", remedy=GO_REMEDY)
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        ["nice", "-n", "10", "go", *args],  # noqa: S607 - the user's Go, by the PATH
+    done = subprocess.run(
+        ["nice", "-n", "10", "go", *args],
         cwd=folder,
         env=go_env(),
         text=True,

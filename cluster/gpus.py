@@ -27,6 +27,7 @@ def apply(cluster: Cluster) -> None:
 
     Raises:
         ClusterError: the resource did not appear.
+
     """
     for node in images.nodes(cluster):
         for name, (path, mode) in _FILES.items():

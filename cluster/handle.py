@@ -30,6 +30,7 @@ class Cluster:
             ``engine`` (docker or podman) or ``private`` (our own engine).
         engine: ``docker`` or ``podman``; empty for a named context.
         context: the kube context's name.
+
     """
 
     name: str
@@ -43,6 +44,7 @@ class Cluster:
 
         Raises:
             ClusterError: there is no such cluster.
+
         """
         facts = State.of(name).facts
         try:
@@ -93,15 +95,14 @@ class Cluster:
         # Not `ip netns exec`: it remounts /sys and loses the cgroup mounts.
         return ["nsenter", f"--net={self.state.netns}", "--", *argv]
 
-    def run(
-        self, *argv: str, stdin: str | None = None, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *argv: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command against the cluster and capture its output as text.
 
         Raises:
             ClusterError: the command failed and ``check`` is set.
+
         """
-        done = subprocess.run(  # noqa: S603 - the caller's own command
+        done = subprocess.run(
             self.exec_argv(argv),
             input="" if stdin is None else stdin,
             env=self.env(),
@@ -118,13 +119,12 @@ class Cluster:
             )
         return done
 
-    def kubectl(
-        self, *args: str, stdin: str | None = None, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def kubectl(self, *args: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``kubectl`` with ``args``; ``stdin`` is what ``-f -`` reads.
 
         Raises:
             ClusterError: kubectl failed and ``check`` is set.
+
         """
         return self.run("kubectl", *args, stdin=stdin, check=check)
 
@@ -133,6 +133,7 @@ class Cluster:
 
         Raises:
             ClusterError: a file is not a docker-archive, or a node refused it.
+
         """
         from cluster import images  # noqa: PLC0415 - images needs this module
 

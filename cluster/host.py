@@ -52,9 +52,7 @@ def lacks() -> list[Lack]:
     """What this machine lacks for a private engine."""
     found = []
     if os.geteuid():
-        found.append(
-            Lack("not root", "run it as root (network and mount namespaces), or install docker")
-        )
+        found.append(Lack("not root", "run it as root (network and mount namespaces), or install docker"))
     for tool, package in (
         ("ip", "iproute2"),
         ("nsenter", "util-linux"),
@@ -91,9 +89,7 @@ def _room() -> list[Lack]:
             )
     memory = memory_available()
     if memory < MEMORY_BYTES:
-        found.append(
-            Lack(f"{memory / 1e9:.1f} GB of memory available, 4 GB needed", "stop something large")
-        )
+        found.append(Lack(f"{memory / 1e9:.1f} GB of memory available, 4 GB needed", "stop something large"))
     return found
 
 
@@ -110,6 +106,7 @@ def require() -> None:
 
     Raises:
         ClusterError: some are missing; it names all of them at once.
+
     """
     found = lacks()
     if found:
@@ -140,11 +137,7 @@ def sysctl_file(name: str) -> Path:
 
 def read_sysctls() -> dict[str, str]:
     """The present values of :data:`SYSCTLS`; those that this kernel has."""
-    return {
-        name: sysctl_file(name).read_text().strip()
-        for name in SYSCTLS
-        if sysctl_file(name).is_file()
-    }
+    return {name: sysctl_file(name).read_text().strip() for name in SYSCTLS if sysctl_file(name).is_file()}
 
 
 def changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ def load(cluster: Cluster, archives: Sequence[Path], *, all_nodes: bool = False)
 
     Raises:
         ClusterError: a file is no docker-archive, the cluster is not kind's, or a node refused.
+
     """
     wanted = {file: archive.read(file) for file in archives}
     targets = nodes(cluster, all_nodes=all_nodes)
@@ -50,6 +51,7 @@ def kind_name(cluster: Cluster) -> str:
 
     Raises:
         ClusterError: a named kube context that isn't kind's.
+
     """
     if not cluster.context.startswith("kind-"):
         raise ClusterError(
@@ -69,10 +71,9 @@ def on_node(cluster: Cluster, node: str, *argv: str, stdin: str | None = None) -
 
     Raises:
         ClusterError: it failed.
+
     """
-    return cluster.run(
-        *engine_argv(cluster, node, *argv, stdin=stdin is not None), stdin=stdin
-    ).stdout
+    return cluster.run(*engine_argv(cluster, node, *argv, stdin=stdin is not None), stdin=stdin).stdout
 
 
 def _held(cluster: Cluster, node: str) -> dict[str, str]:
@@ -83,7 +84,7 @@ def _held(cluster: Cluster, node: str) -> dict[str, str]:
 def parse_image_list(table: str) -> dict[str, str]:
     """Read the table of ``ctr images ls``: REF, TYPE, DIGEST, ..."""
     rows = (line.split() for line in table.splitlines()[1:])
-    return {row[0]: row[2] for row in rows if len(row) > 2 and row[2].startswith("sha256:")}
+    return {name: digest for name, _, digest, *_ in rows if digest.startswith("sha256:")}
 
 
 def stored_names(ref: str, names: Iterable[str]) -> list[str]:
@@ -108,9 +109,7 @@ def _config_of(cluster: Cluster, node: str, digest: str) -> str:
 def _send(cluster: Cluster, node: str, file: Path) -> None:
     argv = ["kind", "load", "image-archive", str(file)]
     argv += ["--name", kind_name(cluster), "--nodes", node]
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        cluster.exec_argv(argv), env=cluster.env(), text=True, capture_output=True, check=False
-    )
+    done = subprocess.run(cluster.exec_argv(argv), env=cluster.env(), text=True, capture_output=True, check=False)
     if done.returncode:
         raise ClusterError(
             f"node {node} did not take {file}: {done.stderr.strip()[-1000:]}",

@@ -40,16 +40,14 @@ def create_argv(cluster: Cluster) -> list[str]:
 
 
 def configuration(cluster: Cluster) -> str:
-    """kind's configuration: the one shape, and on a private engine what that needs on top."""
+    """Kind's configuration: the one shape, and on a private engine what that needs on top."""
     base = KIND_CONFIG.read_text()
     if not cluster.private:
         return base
     versions = nodeimage.Versions.pinned()
     return config.merged(
         base,
-        config.private_additions(
-            etcd_tag=versions.etcd, coredns_tag=versions.coredns, cgroup_v1=host.cgroup_v1()
-        ),
+        config.private_additions(etcd_tag=versions.etcd, coredns_tag=versions.coredns, cgroup_v1=host.cgroup_v1()),
     )
 
 
@@ -58,6 +56,7 @@ def create(cluster: Cluster) -> None:
 
     Raises:
         ClusterError: kind failed; the whole output is in the state's logs.
+
     """
     cluster.state.logs.mkdir(parents=True, exist_ok=True)
     log = cluster.state.logs / "kind-create.log"
@@ -88,9 +87,7 @@ def delete(cluster: Cluster) -> None:
 def wait_ready(cluster: Cluster) -> None:
     """Wait until all nodes are Ready and DNS answers; kind itself waits for the control plane only."""
     cluster.kubectl("wait", "--for=condition=Ready", "nodes", "--all", f"--timeout={READY_SECONDS}s")
-    cluster.kubectl(
-        "--namespace=kube-system", "rollout", "status", "deployment/coredns", f"--timeout={READY_SECONDS}s"
-    )
+    cluster.kubectl("--namespace=kube-system", "rollout", "status", "deployment/coredns", f"--timeout={READY_SECONDS}s")
 
 
 def ensure(cluster: Cluster) -> bool:

@@ -20,6 +20,7 @@ def held(file: Path, *, what: str, wait: bool = False) -> Iterator[None]:
 
     Raises:
         ClusterError: another process holds it and ``wait`` is not set.
+
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     # Close-on-exec is Python's default: an engine started here must not inherit the lock.

@@ -74,6 +74,7 @@ def tar() -> Path:
 
     Raises:
         ClusterError: a part could not be built or imported.
+
     """
     folder = cache_root() / "node"
     target = folder / f"{key()}.tar"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import lock
@@ -14,6 +13,7 @@ from cluster.paths import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 # The engine and what it needs beyond the libraries that every Debian has. The
 # libraries are unpacked, not installed: no postinst, no service, no rule on
@@ -41,6 +41,7 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
 
     Raises:
         ClusterError: apt can't provide one of them.
+
     """
     digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()[:16]
     target = cache_root() / "deb" / f"{name}-{digest}"
@@ -74,9 +75,7 @@ def _download(packages: Sequence[str], folder: Path) -> None:
 
 
 def _run(argv: Sequence[str], folder: Path) -> None:
-    done = subprocess.run(  # noqa: S603 - our own arguments
-        argv, cwd=folder, text=True, capture_output=True, check=False
-    )
+    done = subprocess.run(argv, cwd=folder, text=True, capture_output=True, check=False)
     if done.returncode:
         raise ClusterError(
             f"`{' '.join(argv[:4])} ...` ended with {done.returncode}: {done.stderr.strip()[-1500:]}",

@@ -33,6 +33,7 @@ class Part:
         module: the module whose version the part is known by.
         tags: Go build tags.
         stamps: linker variables; ``{v}`` is the module's version, with its ``v``.
+
     """
 
     name: str
@@ -55,15 +56,14 @@ class Part:
         """The linker flags: no symbol table, and the version stamps."""
         stamps = self.stamps or {}
         version = self.version() if stamps else ""
-        return " ".join(
-            ["-s -w", *(f"-X {var}={value.format(v=version)}" for var, value in stamps.items())]
-        )
+        return " ".join(["-s -w", *(f"-X {var}={value.format(v=version)}" for var, value in stamps.items())])
 
     def key(self, toolchain: str) -> str:
         """Content hash of everything that the binaries depend on.
 
         Args:
             toolchain: what ``go version`` answers.
+
         """
         digest = hashlib.sha256()
         for file in sorted(self.folder.iterdir()):
@@ -77,9 +77,7 @@ class Part:
 def required_version(part: str, module: str) -> str:
     """The version that ``cluster/go/<part>/go.mod`` requires of ``module``."""
     file = GO_PARTS / part / "go.mod"
-    found = re.search(
-        rf"^\s*(?:require\s+)?{re.escape(module)}\s+(v\S+)", file.read_text(), re.MULTILINE
-    )
+    found = re.search(rf"^\s*(?:require\s+)?{re.escape(module)}\s+(v\S+)", file.read_text(), re.MULTILINE)
     if not found:
         raise ClusterError(
             f"cluster/go/{part}/go.mod requires no {module}",

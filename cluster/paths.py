@@ -45,6 +45,7 @@ class State:
 
         Raises:
             ClusterError: the name can't be a host name.
+
         """
         if not _NAME.fullmatch(name):
             raise ClusterError(

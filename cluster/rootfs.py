@@ -62,6 +62,7 @@ def debian() -> Path:
 
     Raises:
         ClusterError: no mirror, or mmdebstrap failed.
+
     """
     digest = hashlib.sha256("\n".join((SUITE, *NODE_PACKAGES)).encode()).hexdigest()[:16]
     target = cache_root() / f"rootfs-{digest}"
@@ -103,7 +104,7 @@ def _serves_suite(file: Path) -> bool:
 
 
 def kind_files() -> Path:
-    """kind's own node image files: entrypoint, units, containerd configuration."""
+    """Kind's own node image files: entrypoint, units, containerd configuration."""
     return gobuild.module_dir("kind", "sigs.k8s.io/kind") / "images/base/files"
 
 
@@ -114,6 +115,7 @@ def assemble(root: Path, *, pause: str, lower_oom: bool) -> None:
         root: the folder to make; it must not exist.
         pause: the pause image's name.
         lower_oom: whether this machine lets containers have a lower oom score.
+
     """
     subprocess.run(["cp", "-a", str(debian()), str(root)], check=True)
     _overlay(kind_files(), root)
@@ -188,6 +190,7 @@ def chroot(root: Path, *argv: str) -> str:
 
     Raises:
         ClusterError: it failed.
+
     """
     done = subprocess.run(["chroot", str(root), *argv], text=True, capture_output=True, check=False)
     if done.returncode:

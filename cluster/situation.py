@@ -24,6 +24,7 @@ class Situation:
         kind: ``context``, ``engine`` or ``private``.
         engine: ``docker`` or ``podman``; on a private engine ``docker``.
         context: the kube context that was named, for ``context``.
+
     """
 
     kind: str
@@ -52,6 +53,7 @@ def decide(*, context: str | None, engine: str, runs: Callable[[str], bool]) -> 
 
     Raises:
         ClusterError: an engine was asked for and does not answer, or both a context and an engine were named.
+
     """
     if context:
         if engine != "auto":

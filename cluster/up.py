@@ -30,6 +30,7 @@ def up(name: str, situation: Situation, *, stack: bool, progress: Progress) -> C
 
     Raises:
         ClusterError: it is up in another situation, or a step failed.
+
     """
     state = State.of(name)
     cluster = Cluster(
@@ -105,15 +106,16 @@ def _on_private(cluster: Cluster, progress: Progress) -> None:
         return
     host.require()
     with ThreadPoolExecutor(BUILDERS) as pool:
-        first = _start(pool, [rootfs.debian, _engine_packages], ["debian packages of the node", "engine packages"], progress)
-        node = [pool.submit(gobuild.build, part, progress=progress) for part in _FOR_NODE]
-        later = [pool.submit(gobuild.build, part, progress=progress) for part in _FOR_LATER]
+        for_node: list[Future[None]] = [
+            pool.submit(_stepped, rootfs.debian, "debian packages of the node", progress),
+            pool.submit(_stepped, _engine_packages, "debian packages of the engine", progress),
+            *(pool.submit(_build, part, progress) for part in _FOR_NODE),
+        ]
+        for_later = [pool.submit(_build, part, progress) for part in _FOR_LATER]
         try:
-            for future in [*first, *node]:
-                future.result()
+            _wait(for_node)
             _create_private(cluster, engine, progress)
-            for future in later:
-                future.result()
+            _wait(for_later)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -125,14 +127,18 @@ def _engine_packages() -> None:
     packages.unpacked("engine", packages.ENGINE_PACKAGES)
 
 
-def _start(
-    pool: ThreadPoolExecutor, works: Sequence[Callable[[], object]], titles: Sequence[str], progress: Progress
-) -> list[Future[None]]:
-    def stepped(work: Callable[[], object], title: str) -> None:
-        with progress.step(title):
-            work()
+def _stepped(work: Callable[[], object], title: str, progress: Progress) -> None:
+    with progress.step(title):
+        work()
 
-    return [pool.submit(stepped, work, title) for work, title in zip(works, titles, strict=True)]
+
+def _build(part: str, progress: Progress) -> None:
+    gobuild.build(part, progress=progress)
+
+
+def _wait(futures: Sequence[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 def _create_private(cluster: Cluster, engine: Engine, progress: Progress) -> None:
