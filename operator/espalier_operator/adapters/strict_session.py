@@ -51,8 +51,7 @@ class StrictSession(requests.Session):
         self.max_redirects = 3
         self.headers.update(headers)
 
-    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:  # noqa:
-    ANN401 - requests' own signature
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 - requests' own
         """As requests', with the result already parsed and checked. Raises BadAnswerError."""
         deadline = time.monotonic() + self._timeout
         if self._token_file is not None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from espalier_api.durations import format_time
 from espalier_operator.decisions.judge.counts import NO_COUNTS, ArmCounts
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ LADDER: Final = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 
 EVIDENCE_STEP: Final = 1e-9
 BOUND_STEP: Final = 1e-4
+
+_RELIEF_KEYS: Final = tuple(f"passLogE{index}" for index in range(len(RELIEFS)))
 
 Row = tuple[float, ...]
 
@@ -56,53 +59,54 @@ class EvidenceState:
 
     def to_status(self) -> dict[str, Any]:
         """The part of an SLI's status that a restart needs, as JSON; `from_status` gives back an equal state."""
-        resume: dict[str, Any] = {
-            "canaryTotal": self.canary.total,
-            "canaryBad": self.canary.bad,
-            "stableTotal": self.stable.total,
-            "stableBad": self.stable.bad,
-            "idleBlocks": self.idle_blocks,
-            "passLogE": list(self.pass_log_e),
-            "bounds": ";".join(",".join(f"{value:.4f}" for value in row) for row in self.ladder),
-        }
-        if self.served is not None:
-            resume |= {"canaryServed": self.served[0], "stableServed": self.served[1]}
-        if self.dispersion_note:
-            resume["dispersionNote"] = self.dispersion_note
         status: dict[str, Any] = {
             "blocks": self.blocks,
             "dispersion": self.dispersion,
             "logE": list(self.log_e),
-            "resume": resume,
+            "sums": self._sums(),
+            "extra": {"idleBlocks": float(self.idle_blocks), **dict(zip(_RELIEF_KEYS, self.pass_log_e, strict=True))},
+            "bounds": ";".join(",".join(f"{value:.4f}" for value in row) for row in self.ladder),
         }
+        if self.dispersion_note:
+            status["dispersionNote"] = self.dispersion_note
         if self.at_least is not None:
             status["atLeast"] = self.at_least
         if self.last_block_end is not None:
-            status["lastBlockEnd"] = self.last_block_end.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            status["lastBlockEnd"] = format_time(self.last_block_end)
         return status
 
     @classmethod
     def from_status(cls, status: Mapping[str, Any]) -> EvidenceState:
         """The state that `to_status` wrote. Raises ValueError when the evidence is not whole."""
-        resume = status.get("resume") or {}
-        fresh = cls()
-        served = (resume.get("canaryServed"), resume.get("stableServed"))
-        end = status.get("lastBlockEnd")
-        bounds = resume.get("bounds")
+        sums, extra, fresh = status.get("sums") or {}, status.get("extra") or {}, cls()
+        served = (sums.get("canaryServed"), sums.get("stableServed"))
+        reliefs = [extra.get(key, 0.0) for key in _RELIEF_KEYS]
+        at_least = status.get("atLeast")
         return cls(
             log_e=_row(status.get("logE"), fresh.log_e, "logE"),
-            canary=ArmCounts(float(resume.get("canaryTotal", 0)), float(resume.get("canaryBad", 0))),
-            stable=ArmCounts(float(resume.get("stableTotal", 0)), float(resume.get("stableBad", 0))),
+            canary=ArmCounts(float(sums.get("canaryTotal", 0)), float(sums.get("canaryBad", 0))),
+            stable=ArmCounts(float(sums.get("stableTotal", 0)), float(sums.get("stableBad", 0))),
             blocks=int(status.get("blocks", 0)),
-            last_block_end=_time(end),
+            last_block_end=read_time(status.get("lastBlockEnd")),
             dispersion=float(status.get("dispersion", 1.0)),
-            dispersion_note=str(resume.get("dispersionNote", "")),
-            at_least=None if status.get("atLeast") is None else float(status["atLeast"]),
+            dispersion_note=str(status.get("dispersionNote", "")),
+            at_least=None if at_least is None else float(at_least),
             served=None if served[0] is None or served[1] is None else (float(served[0]), float(served[1])),
-            idle_blocks=int(resume.get("idleBlocks", 0)),
-            pass_log_e=_row(resume.get("passLogE"), fresh.pass_log_e, "resume.passLogE"),
-            ladder=_ladder(bounds, fresh.ladder),
+            idle_blocks=int(extra.get("idleBlocks", 0)),
+            pass_log_e=_row(reliefs, fresh.pass_log_e, "extra.passLogE"),
+            ladder=_ladder(status.get("bounds"), fresh.ladder),
         )
+
+    def _sums(self) -> dict[str, float]:
+        sums = {
+            "canaryTotal": self.canary.total,
+            "canaryBad": self.canary.bad,
+            "stableTotal": self.stable.total,
+            "stableBad": self.stable.bad,
+        }
+        if self.served is not None:
+            sums |= {"canaryServed": self.served[0], "stableServed": self.served[1]}
+        return sums
 
 
 def floor_to(value: float, step: float) -> float:
@@ -123,13 +127,12 @@ def _row(values: Any, default: Row, field: str) -> Row:  # noqa: ANN401 - comes 
 def _ladder(text: str | None, default: tuple[Row, ...]) -> tuple[Row, ...]:
     if text is None:
         return default
-    rows = tuple(_row(line.split(","), default[0], "resume.bounds") for line in text.split(";"))
+    rows = tuple(_row(line.split(","), default[0], "bounds") for line in text.split(";"))
     if len(rows) != len(default):
-        raise ValueError(f"resume.bounds needs {len(default)} rows, got {len(rows)}")
+        raise ValueError(f"bounds needs {len(default)} rows, got {len(rows)}")
     return rows
 
 
-def _time(value: Any) -> datetime | None:  # noqa: ANN401 - comes from JSON
-    if value is None or isinstance(value, datetime):
-        return value
-    return datetime.fromisoformat(str(value))
+def read_time(value: Any) -> datetime | None:  # noqa: ANN401 - comes from JSON
+    """A time of the status, aware; None stays None."""
+    return value if value is None or isinstance(value, datetime) else datetime.fromisoformat(str(value))

@@ -41,5 +41,5 @@ def waiting(name: str, abort_at: float, why: str | SourceDown, *, min_requests: 
     sample = SampleState.INCONCLUSIVE if down is None else SampleState.SOURCE_DOWN
     reason = f"{why.reason.value}: {why.message}" if isinstance(why, SourceDown) else why
     verdict = Verdict(VerdictKind.CONTINUE, 1.0, abort_at, None, f"{name}: {reason}")
-    status = {"name": name, "state": sample.value, "verdict": verdict.kind.value, "reason": reason}
+    status = {"name": name, "state": sample.value, "verdict": verdict.kind.value, "message": reason}
     return Look(name, sample, verdict, 0.0, min_requests, dry_run, None, status, reason, down)

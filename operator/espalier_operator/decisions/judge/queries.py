@@ -21,7 +21,7 @@ SCRAPES_PER_WINDOW: Final = 4
 SERIES_LABELS: Final = ("namespace", "model", "version", "pod", "instance")
 """What every counter is kept by: whose it is, and which process counted it."""
 
-_VARIABLE = re.compile(r"\$(namespace|model|canary|stable|window)\b")
+_VARIABLE = re.compile(r"\$(namespace|model|canary|stable|version|window)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,14 @@ def promql_duration(value: timedelta) -> str:
     return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
 
 
-def render(text: str, arms: Arms, window: timedelta) -> str:
-    """Fill `$namespace`, `$model`, `$canary`, `$stable` and `$window` into a user's text, quoted for PromQL strings."""
+def render(text: str, arms: Arms, window: timedelta, version: str | None = None) -> str:
+    """Fill `$namespace`, `$model`, `$canary`, `$stable`, `$version`, `$window` into a user's text, quoted."""
     values = {
         "namespace": escape(arms.namespace),
         "model": escape(arms.model),
         "canary": escape(arms.canary),
         "stable": escape(arms.stable),
+        "version": escape(version or arms.canary),
         "window": promql_duration(window),
     }
     return _VARIABLE.sub(lambda match: values[match.group(1)], text)

@@ -35,16 +35,17 @@ def read_block(
         if isinstance(answer, SourceDown):
             return answer
     before, after = (
-        [_of_arms(preset, answer, arms) for answer in side if isinstance(answer, Vector)] for side in answers
+        [_of_arms(preset, index, answer, arms) for index, answer in enumerate(side) if isinstance(answer, Vector)]
+        for side in answers
     )
     if any(map(not_numbers, (*before, *after))):
         return SourceDown(DownReason.NOT_A_NUMBER, f"a counter of {arms.model} is NaN, infinite or negative")
     if (problem := preset.problem(before) or preset.problem(after)) is not None:
         return SourceDown(DownReason.MISCONFIGURED, problem)
     for version, role in ((arms.canary, "canary"), (arms.stable, "stable")):
-        if version and not any(sample.labels.get("version") == version for sample in after[0]):
+        if version and not _has_requests(preset, after, arms, version):
             return NoData(f"the source has no series of {role} {version} at {block.end:%H:%M:%S}")
-    counts = _count(preset, before, after, since=block.start, pods=pods)
+    counts = _count(preset, arms, (before, after), since=block.start, pods=pods)
     return BlockCounts(block.end, counts.get(arms.canary, ArmCounts()), counts.get(arms.stable, ArmCounts()))
 
 
@@ -56,35 +57,45 @@ def read_history(preset: CountPreset, arms: Arms, matrices: Sequence[Matrix]) ->
     blocks = []
     for start, end in pairwise(times):
         before, after = (
-            [_of_arms(preset, vectors.get(time, nothing), arms) for vectors in by_time] for time in (start, end)
+            [_of_arms(preset, index, vectors.get(time, nothing), arms) for index, vectors in enumerate(by_time)]
+            for time in (start, end)
         )
         if any(map(not_numbers, (*before, *after))):
             continue
-        blocks.append(_count(preset, before, after, since=start, pods={}).get(arms.stable, ArmCounts()))
+        blocks.append(_count(preset, arms, (before, after), since=start, pods={}).get(arms.stable, ArmCounts()))
     return tuple(blocks)
 
 
-def _of_arms(preset: CountPreset, vector: Vector, arms: Arms) -> list[Sample]:
+def _of_arms(preset: CountPreset, index: int, vector: Vector, arms: Arms) -> list[Sample]:
     """Samples of the two versions; unlabelled ones stay, so that the preset can name the problem."""
     mine = vector.of(arms.namespace, arms.model) if preset.fleet else vector.samples
-    return [sample for sample in mine if sample.labels.get("version") in {arms.canary, arms.stable, None}]
+    return [sample for sample in mine if preset.version(index, sample.labels, arms) in {arms.canary, arms.stable, None}]
+
+
+def _has_requests(preset: CountPreset, answers: Sequence[Sequence[Sample]], arms: Arms, version: str) -> bool:
+    """True when a series that counts requests of this version is there, be it at zero."""
+    return any(
+        preset.version(index, sample.labels, arms) == version and preset.weigh(index, sample.labels).total > 0
+        for index, samples in enumerate(answers)
+        for sample in samples
+    )
 
 
 def _count(
     preset: CountPreset,
-    before: Sequence[Sequence[Sample]],
-    after: Sequence[Sequence[Sample]],
+    arms: Arms,
+    ends: tuple[Sequence[Sequence[Sample]], Sequence[Sequence[Sample]]],
     *,
     since: datetime,
     pods: Mapping[str, datetime],
 ) -> dict[str, ArmCounts]:
     """Requests and bad ones by version."""
     sums: dict[str, tuple[float, float]] = {}
-    for index, (then, now) in enumerate(zip(before, after, strict=True)):
+    for index, (then, now) in enumerate(zip(*ends, strict=True)):
         for labels, increase in increments(then, now, since=since, pods=pods):
-            weight = preset.weigh(index, labels)
-            total, bad = sums.get(labels["version"], (0.0, 0.0))
-            sums[labels["version"]] = (total + weight.total * increase, bad + weight.bad * increase)
+            version, weight = preset.version(index, labels, arms) or "", preset.weigh(index, labels)
+            total, bad = sums.get(version, (0.0, 0.0))
+            sums[version] = (total + weight.total * increase, bad + weight.bad * increase)
     return {version: _plausible(total, bad) for version, (total, bad) in sums.items()}
 
 

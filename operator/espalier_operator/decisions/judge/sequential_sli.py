@@ -112,7 +112,7 @@ class SequentialSli:
             **state.to_status(),
         }
         if reason:
-            status["reason"] = reason
+            status["message"] = reason
         return Look(
             self.name,
             sample,

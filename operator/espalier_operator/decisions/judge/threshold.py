@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from espalier_api.durations import format_time
+from espalier_operator.decisions.judge.evidence import read_time
 from espalier_operator.decisions.judge.readings import NoData, SourceDown
 from espalier_operator.decisions.judge.verdict import DownReason, SampleState, Verdict, VerdictKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 __all__ = ["OnNoData", "ThresholdParams", "ThresholdState", "judge_threshold", "measure"]
 
@@ -74,26 +76,28 @@ class ThresholdState:
 
     def to_status(self) -> dict[str, Any]:
         """The part of an SLI's status that a restart needs, as JSON."""
-        resume = {"failures": self.failures, "consecutiveErrors": self.consecutive_errors}
-        status: dict[str, Any] = {"blocks": self.blocks, "resume": resume}
+        status: dict[str, Any] = {
+            "blocks": self.blocks,
+            "failures": self.failures,
+            "errorsInARow": self.consecutive_errors,
+        }
         if self.value is not None:
             status["value"] = self.value
         if self.last_block_end is not None:
-            status["lastBlockEnd"] = self.last_block_end.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            status["lastBlockEnd"] = format_time(self.last_block_end)
         return status
 
     @classmethod
     def from_status(cls, status: Mapping[str, Any]) -> ThresholdState:
         """The state that `to_status` wrote."""
-        resume = status.get("resume") or {}
-        end, value = status.get("lastBlockEnd"), status.get("value")
+        value = status.get("value")
         return cls(
-            failures=int(resume.get("failures", 0)),
+            failures=int(status.get("failures", 0)),
             blocks=int(status.get("blocks", 0)),
-            consecutive_errors=int(resume.get("consecutiveErrors", 0)),
+            consecutive_errors=int(status.get("errorsInARow", 0)),
             value=None if value is None else float(value),
-            last_block_end=end if end is None or isinstance(end, datetime) else datetime.fromisoformat(str(end)),
-            sample=SampleState(status.get("state", SampleState.INCONCLUSIVE)),
+            last_block_end=read_time(status.get("lastBlockEnd")),
+            sample=SampleState(status.get("state") or SampleState.INCONCLUSIVE),
         )
 
 

@@ -88,7 +88,7 @@ class ThresholdSli:
             **state.to_status(),
         }
         if reason:
-            status["reason"] = reason
+            status["message"] = reason
         down = trouble.reason if isinstance(trouble, SourceDown) else None
         return Look(
             self.name, state.sample, verdict, 0.0, 0.0, self.dry_run, state.last_block_end, status, reason, down

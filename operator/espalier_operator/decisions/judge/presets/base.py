@@ -37,6 +37,9 @@ class CountPreset(Protocol):
     def texts(self, arms: Arms, matchers: Mapping[str, str]) -> tuple[str, ...]:
         """PromQL for raw counters. `matchers` narrow it (a namespace shard, one model's past); empty for the fleet."""
 
+    def version(self, index: int, labels: Mapping[str, str], arms: Arms) -> str | None:
+        """Whose series it is; None when it does not say."""
+
     def weigh(self, index: int, labels: Mapping[str, str]) -> Weight:
         """What an increase of this series of the text with this index means."""
 

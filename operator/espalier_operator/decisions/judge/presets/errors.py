@@ -32,6 +32,10 @@ class Errors:
         outcomes = {"outcome": "|".join(JUDGED_OUTCOMES)}
         return (counter_text(metrics.INFERENCE_REQUESTS.name, "outcome", {**matchers, **outcomes}, self.window),)
 
+    def version(self, index: int, labels: Mapping[str, str], arms: Arms) -> str | None:
+        """The server labels its series."""
+        return labels.get("version")
+
     def weigh(self, index: int, labels: Mapping[str, str]) -> Weight:
         """Every judged outcome is a request."""
         return Weight(1, 1 if labels.get("outcome") in metrics.BAD_OUTCOMES else 0)

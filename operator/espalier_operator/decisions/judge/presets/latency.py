@@ -33,6 +33,10 @@ class Latency:
         edges = {"le": rf"{edge_pattern(self.threshold)}|\{INFINITY}"}
         return (counter_text(f"{metrics.INFERENCE_DURATION.name}_bucket", "le", {**matchers, **edges}, self.window),)
 
+    def version(self, index: int, labels: Mapping[str, str], arms: Arms) -> str | None:
+        """The server labels its series."""
+        return labels.get("version")
+
     def weigh(self, index: int, labels: Mapping[str, str]) -> Weight:
         """A request within the threshold is in both buckets and cancels out."""
         le = labels.get("le", "")

@@ -32,6 +32,10 @@ class Quality:
         """One text for the fleet."""
         return (counter_text(metrics.FEEDBACK.name, "result", matchers, self.window),)
 
+    def version(self, index: int, labels: Mapping[str, str], arms: Arms) -> str | None:
+        """The server labels its series."""
+        return labels.get("version")
+
     def weigh(self, index: int, labels: Mapping[str, str]) -> Weight:
         """Every label is one prediction judged."""
         return Weight(1, 1 if labels.get("result") == WRONG else 0)
@@ -53,6 +57,10 @@ class Served:
         return (
             counter_text(metrics.INFERENCE_REQUESTS.name, "outcome", {**matchers, "outcome": ANSWERED}, self.window),
         )
+
+    def version(self, index: int, labels: Mapping[str, str], arms: Arms) -> str | None:
+        """The server labels its series."""
+        return labels.get("version")
 
     def weigh(self, index: int, labels: Mapping[str, str]) -> Weight:
         """Only answered requests can get a label."""
