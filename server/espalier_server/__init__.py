@@ -1,1 +1,3 @@
-"""Serves one immutable version over the Open Inference Protocol v2, with feedback, drift counters and metrics."""
+"""Serves one version of one model: Open Inference Protocol v2, delayed feedback, drift counters, metrics. See
+docs/server.md.
+"""

@@ -1,0 +1,7 @@
+"""Entry of `python -m espalier_server`."""
+
+import sys
+
+from espalier_server.main import main
+
+sys.exit(main())

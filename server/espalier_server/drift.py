@@ -1,0 +1,83 @@
+"""Which reference bin does each served value fall into? One integer array per request; the counters add it up (M8).
+
+The reference is reference.json of the artifact: per feature the edges of the training data's deciles and the share of
+rows between them. A value on an edge belongs to the bin above it; values beyond the ends belong to the first and last
+bin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from espalier_api.artifact import REFERENCE
+from espalier_api.metrics import MAX_FEATURES
+from espalier_server.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+_CHUNK_ROWS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBins:
+    """The watched features: column numbers, inner edges padded with +inf [F, B-1], and the number of bins of each."""
+
+    names: tuple[str, ...]
+    columns: NDArray[np.intp]
+    edges: NDArray[np.float32]
+    offsets: NDArray[np.intp]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, reference: Mapping[str, Any], features: Sequence[str]) -> FeatureBins:
+        """The first 50 features that the reference describes, in the order of the columns. Raises ArtifactError."""
+        described = reference.get("features", {})
+        if not isinstance(described, dict):
+            raise ArtifactError(f"{REFERENCE}: features must be an object")
+        watched = [(column, name) for column, name in enumerate(features) if name in described][:MAX_FEATURES]
+        inner = [_inner_edges(name, described[name]) for _, name in watched]
+        edges = np.full((len(watched), max(map(len, inner), default=0)), np.inf, dtype=np.float32)
+        for row, found in enumerate(inner):
+            edges[row, : len(found)] = found
+        sizes = tuple(len(found) + 1 for found in inner)
+        return cls(
+            names=tuple(name for _, name in watched),
+            columns=np.array([column for column, _ in watched], dtype=np.intp),
+            edges=edges,
+            offsets=np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.intp) if sizes else np.empty(0, np.intp),
+            sizes=sizes,
+        )
+
+    def series(self) -> list[tuple[str, str]]:
+        """(feature, bin) of every counter, in the order of `count`."""
+        return [(name, str(index)) for name, size in zip(self.names, self.sizes, strict=True) for index in range(size)]
+
+    def count(self, rows: NDArray[np.float32]) -> NDArray[np.intp]:
+        """Observations per (feature, bin) in `rows`, float32 [N, all features], flattened as `series` lists them."""
+        total = np.zeros(sum(self.sizes), dtype=np.intp)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            seen = rows[start : start + _CHUNK_ROWS, self.columns]
+            bins = (seen[:, :, None] >= self.edges).sum(axis=2) + self.offsets
+            total += np.bincount(bins.ravel(), minlength=len(total))
+        return total
+
+
+def _inner_edges(name: str, described: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
+    """The edges between bins; the outermost ones are dropped when the reference has them."""
+    problem = f"{REFERENCE}: features.{name}: needs edges (increasing numbers) and ratios (one more or one fewer)"
+    try:
+        edges = np.asarray(described["edges"], dtype=np.float32)
+        bins = len(described["ratios"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise ArtifactError(problem) from error
+    if edges.ndim == 1 and len(edges) == bins + 1:
+        edges = edges[1:-1]
+    if edges.ndim != 1 or len(edges) != bins - 1 or not (np.diff(edges) >= 0).all():
+        raise ArtifactError(problem)
+    return edges

@@ -1,0 +1,97 @@
+"""Does this machine's runtime answer as training's did? Asked once at start, on inputs that the trainer recorded."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from espalier_api.artifact import (
+    GOLDEN,
+    GOLDEN_TOLERANCE,
+    ONNX_INPUT,
+    ONNX_LABEL,
+    ONNX_PROBABILITIES,
+    ONNX_VALUE,
+)
+from espalier_server.errors import ArtifactError, ModelFailedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from espalier_server.model import Answer, Model
+
+VALUE_RELATIVE_TOLERANCE = 1e-5
+"""Regression only: an answer of a million has a float32 spacing of 0.06, no absolute tolerance of 1e-4 can hold
+there."""
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenReport:
+    """Rows compared and the largest absolute difference of any output."""
+
+    n: int
+    max_abs_diff: float
+
+
+def check(model: Model, path: Path) -> GoldenReport:
+    """Run the recorded inputs; raises ArtifactError when any output differs or a label changes."""
+    arrays = _read(path)
+    rows = arrays.get(ONNX_INPUT, np.empty((0, 0)))
+    if rows.ndim != 2 or len(rows) == 0 or rows.shape[1] != len(model.task.features):  # noqa: PLR2004 - rows and features
+        raise ArtifactError(f"{GOLDEN}: {ONNX_INPUT} is {rows.shape}, needs [n, {len(model.task.features)}] with n > 0")
+    try:
+        answer = model.run(np.ascontiguousarray(rows, dtype=np.float32))
+    except ModelFailedError as error:
+        raise ArtifactError(f"{GOLDEN}: {error}") from error
+    return GoldenReport(n=len(rows), max_abs_diff=_compare(arrays, answer, len(rows)))
+
+
+def _compare(arrays: dict[str, NDArray[np.generic]], answer: Answer, n: int) -> float:
+    if answer.label is not None and answer.probabilities is not None:
+        changed = np.flatnonzero(_expected(arrays, ONNX_LABEL, (n,)) != answer.label)
+        if changed.size:
+            raise ArtifactError(f"{GOLDEN}: the label of row {changed[0]} differs ({changed.size} of {n} rows do)")
+        return _difference(_expected(arrays, ONNX_PROBABILITIES, answer.probabilities.shape), answer.probabilities)
+    assert answer.value is not None  # noqa: S101 - an Answer holds one or the other
+    return _difference(_expected(arrays, ONNX_VALUE, (n,)), answer.value, VALUE_RELATIVE_TOLERANCE)
+
+
+def _difference(expected: NDArray[np.generic], seen: NDArray[np.float32], relative: float = 0.0) -> float:
+    """The largest absolute difference; raises ArtifactError when one is beyond GOLDEN_TOLERANCE + relative *
+    |expected|.
+    """
+    wanted = expected.astype(np.float64)
+    difference = np.abs(wanted - seen)
+    beyond = ~(difference <= GOLDEN_TOLERANCE + relative * np.abs(wanted))  # negated, so that NaN counts as beyond
+    if beyond.any():
+        row = int(np.argwhere(beyond)[0][0])
+        raise ArtifactError(
+            f"{GOLDEN}: row {row} differs by {difference.max():.3g}, at most {GOLDEN_TOLERANCE} is accepted: "
+            "this runtime does not compute what training measured"
+        )
+    return float(difference.max())
+
+
+def _expected(arrays: dict[str, NDArray[np.generic]], name: str, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    if name not in arrays:
+        raise ArtifactError(f"{GOLDEN}: array {name!r} is missing")
+    found = arrays[name]
+    if found.size != int(np.prod(shape)) or found.dtype.kind not in "fiu":
+        raise ArtifactError(f"{GOLDEN}: {name} is {found.dtype} {found.shape}, the model answers {shape}")
+    return found.reshape(shape)
+
+
+def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{GOLDEN}: cannot be read: {error}") from error
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ArtifactError(f"{GOLDEN}: holds something that is not an array")
+    return arrays

@@ -1,0 +1,117 @@
+"""JSON tensors of the Open Inference Protocol to rows for the model. Every refusal names the field; nothing here can
+raise anything else.
+
+The protocol allows `data` nested or flattened in row-major order; both are accepted, and only finite numbers that fit
+float32 pass.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from espalier_api.artifact import ONNX_INPUT
+from espalier_server.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+_INTEGERS: Final = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+_FLOATS: Final = ("FP32", "FP64", "FP16")
+ACCEPTED: Final = (*_FLOATS, *_INTEGERS, "BOOL")
+_RANGES: Final = {name: np.iinfo(name.lower()) for name in _INTEGERS}
+_RANK: Final = 2
+
+
+def decode(inputs: Any, features: int, max_rows: int) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
+    """The one input tensor as float32 [rows, features], contiguous. Raises InvalidRequestError."""
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise InvalidRequestError("inputs", f"must be a list with one tensor named {ONNX_INPUT!r}")
+    tensor: Mapping[str, Any] = inputs[0]
+    if tensor.get("name") != ONNX_INPUT:
+        raise InvalidRequestError("inputs[0].name", f"must be {ONNX_INPUT!r}, is {_short(tensor.get('name'))}")
+    datatype = tensor.get("datatype")
+    if datatype not in ACCEPTED:
+        raise InvalidRequestError("inputs[0].datatype", f"must be one of {', '.join(ACCEPTED)}, is {_short(datatype)}")
+    rows = _rows(tensor.get("shape"), features, max_rows)
+    return _numbers(tensor.get("data"), datatype, rows, features)
+
+
+def _rows(shape: Any, features: int, max_rows: int) -> int:  # noqa: ANN401 - whatever JSON held
+    well_formed = isinstance(shape, list) and len(shape) == _RANK and all(type(side) is int for side in shape)
+    if not well_formed or shape[1] != features:
+        raise InvalidRequestError("inputs[0].shape", f"must be [rows, {features}], is {_short(shape)}")
+    rows: int = shape[0]
+    if not 1 <= rows <= max_rows:
+        raise InvalidRequestError(
+            "inputs[0].shape", f"{rows} rows; from 1 to {max_rows} (limits.maxBatch) are accepted"
+        )
+    return rows
+
+
+def _numbers(data: Any, datatype: str, rows: int, features: int) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
+    flat = _flatten(data, rows, features)
+    _check_kinds(flat, datatype)
+    with np.errstate(over="ignore"):
+        numbers = np.array(flat, dtype=np.float64).astype(np.float32)  # no integer of JSON text is beyond a double
+    if not np.isfinite(numbers).all():
+        where = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        raise InvalidRequestError(
+            f"inputs[0].data[{where}]", f"must be finite and within FP32, is {_short(flat[where])}"
+        )
+    return numbers.reshape(rows, features)
+
+
+def _flatten(data: Any, rows: int, features: int) -> list[Any]:  # noqa: ANN401 - whatever JSON held
+    """`data` as one list of rows * features items. Python lists, not numpy, decide: numpy would guess types and
+    allocate for text.
+    """
+    if not isinstance(data, list):
+        raise InvalidRequestError("inputs[0].data", f"must be a list of numbers, is {_short(data)}")
+    if data and isinstance(data[0], list):
+        for index, row in enumerate(data):
+            if not isinstance(row, list) or len(row) != features:
+                raise InvalidRequestError(
+                    f"inputs[0].data[{index}]", f"must be a list of {features} numbers, is {_short(row)}"
+                )
+        wanted, found, flat = rows, len(data), list(chain.from_iterable(data))
+    else:
+        wanted, found, flat = rows * features, len(data), data
+    if found != wanted:
+        raise InvalidRequestError("inputs[0].data", f"has {found} items, the shape [{rows}, {features}] needs {wanted}")
+    return flat
+
+
+def _check_kinds(flat: list[Any], datatype: str) -> None:
+    """The items are of the kind that `datatype` promises: no text, no null, no list, no fraction in an integer
+    tensor.
+    """
+    kinds = set(map(type, flat))
+    if datatype in _FLOATS:
+        fits = kinds <= {int, float}
+    elif datatype == "BOOL":
+        fits = kinds <= {bool, int} and min(flat) >= 0 and max(flat) <= 1
+    else:
+        limits = _RANGES[datatype]
+        fits = kinds == {int} and min(flat) >= limits.min and max(flat) <= limits.max
+    if not fits:
+        where, value = next((index, value) for index, value in enumerate(flat) if not _is_of(value, datatype))
+        raise InvalidRequestError(f"inputs[0].data[{where}]", f"must be a number of {datatype}, is {_short(value)}")
+
+
+def _is_of(value: Any, datatype: str) -> bool:  # noqa: ANN401 - whatever JSON held
+    if datatype in _FLOATS:
+        return type(value) in {int, float}
+    if datatype == "BOOL":
+        return type(value) in {bool, int} and 0 <= value <= 1
+    return type(value) is int and bool(_RANGES[datatype].min <= value <= _RANGES[datatype].max)
+
+
+def _short(value: Any) -> str:  # noqa: ANN401 - whatever JSON held
+    """A value as it may stand in a message: bounded, however large the value is."""
+    return reprlib.repr(value)
