@@ -1,0 +1,94 @@
+"""Every CEL rule on a real API server: what it accepts and what it refuses, with the message a person reads. Needs the CRDs, no operator.
+
+Each manifest names its rule in a comment: `# rule:` in accept/, `# expect:` in reject/. `# after:` names the object that a transition
+rule compares with. tests/unit/api/test_api_cel_manifests.py holds the same files against pydantic, so both sides mean the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+from espalier_api.names import GROUP, PLURALS, VERSION
+
+pytestmark = pytest.mark.e2e
+FOLDER = Path(__file__).parent / "manifests" / "cel"
+NAMESPACE = "e2e-cel"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operator_runs() -> None:
+    """Overrides conftest's: admission needs no operator."""
+
+
+@pytest.fixture(scope="module")
+def objects() -> Iterator[client.CustomObjectsApi]:
+    config.load_kube_config()
+    core, objects = client.CoreV1Api(), client.CustomObjectsApi()
+    try:
+        core.create_namespace({"metadata": {"name": NAMESPACE}})
+    except ApiException as error:
+        if error.status != 409:
+            raise
+    yield objects
+    for plural in PLURALS.values():
+        objects.delete_collection_namespaced_custom_object(GROUP, VERSION, NAMESPACE, plural)
+    core.delete_namespace(NAMESPACE)
+
+
+def manifests(side: str) -> list[Any]:
+    return [pytest.param(path, id=path.stem) for path in sorted((FOLDER / side).glob("*.yaml"))]
+
+
+def told(path: Path, key: str) -> str | None:
+    """What a comment `# <key>: ...` says."""
+    return next((line.split(": ", 1)[1] for line in path.read_text().splitlines() if line.startswith(f"# {key}: ")), None)
+
+
+def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> None:
+    """Create, or replace what exists. Unknown fields are refused, as kubectl does."""
+    manifest = yaml.safe_load(path.read_text())
+    where = (GROUP, VERSION, NAMESPACE, PLURALS[manifest["kind"]])
+    options = {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
+    if told(path, "after") is None:
+        objects.create_namespaced_custom_object(*where, manifest, **options)
+        return
+    live = objects.get_namespaced_custom_object(*where, manifest["metadata"]["name"])
+    manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+    objects.replace_namespaced_custom_object(*where, manifest["metadata"]["name"], manifest, **options)
+
+
+def prepare(objects: client.CustomObjectsApi, path: Path) -> None:
+    """Make what a transition rule compares with."""
+    if (base := told(path, "after")) is None:
+        return
+    try:
+        submit(objects, FOLDER / base, dry_run=False)
+    except ApiException as error:
+        if error.status != 409:
+            raise
+
+
+@pytest.mark.parametrize("path", manifests("accept"))
+def test_accepts(objects: client.CustomObjectsApi, path: Path) -> None:
+    prepare(objects, path)
+    submit(objects, path)
+
+
+@pytest.mark.parametrize("path", manifests("reject"))
+def test_refuses_in_words(objects: client.CustomObjectsApi, path: Path) -> None:
+    prepare(objects, path)
+    expected = told(path, "expect")
+    assert expected
+    with pytest.raises(ApiException) as refused:
+        submit(objects, path)
+    assert refused.value.status == 422
+    assert expected in str(yaml.safe_load(refused.value.body)["message"])
