@@ -1,4 +1,4 @@
-"""From `spec.analysis` to SLIs that can be judged: defaults resolved, alpha shared out, windows fitted to the source."""
+"""From `spec.analysis` to SLIs that can be judged: defaults resolved, alpha shared out, windows fit for the source."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from espalier_operator.decisions.judge.counts import ArmCounts
 
-__all__ = ["HISTORY_BLOCKS", "Dispersion", "measure_dispersion"]
+__all__ = ["HISTORY_BLOCKS", "Dispersion", "measure_dispersion", "variance_ratio"]
 
 HISTORY_BLOCKS: Final = 60
 """Blocks of stable's past that are read, 30 minutes at the default interval."""
@@ -38,14 +38,23 @@ class Dispersion:
 
 def measure_dispersion(history: Sequence[ArmCounts]) -> Dispersion:
     """Phi of one arm's consecutive blocks, oldest first."""
-    pairs = [(left, right) for left, right in pairwise(history) if left.total > 0 and right.total > 0]
-    if len(pairs) < MIN_PAIRS:
-        return Dispersion(
-            note=f"no history: {len(pairs)} usable blocks of stable before the canary, {MIN_PAIRS} needed"
-        )
-    bad, total = sum(block.bad for block in history), sum(block.total for block in history)
-    if bad == 0:
+    pairs = len(_usable(history))
+    if pairs < MIN_PAIRS:
+        return Dispersion(note=f"no history: {pairs} usable blocks of stable before the canary, {MIN_PAIRS} needed")
+    if not any(block.bad for block in history):
         return Dispersion(note="no bad event in stable's history")
-    pooled = bad / total
-    squares = [(right.ratio - left.ratio) ** 2 / (pooled * (1 / left.total + 1 / right.total)) for left, right in pairs]
-    return Dispersion(min(MAX_PHI, max(1.0, sum(squares) / len(squares))))
+    return Dispersion(min(MAX_PHI, max(1.0, variance_ratio(history))))
+
+
+def variance_ratio(history: Sequence[ArmCounts]) -> float:
+    """The formula without its clamps; needs two neighbouring blocks with traffic and one bad event."""
+    pooled = sum(block.bad for block in history) / sum(block.total for block in history)
+    squares = [
+        (right.ratio - left.ratio) ** 2 / (pooled * (1 / left.total + 1 / right.total))
+        for left, right in _usable(history)
+    ]
+    return sum(squares) / len(squares)
+
+
+def _usable(history: Sequence[ArmCounts]) -> list[tuple[ArmCounts, ArmCounts]]:
+    return [(left, right) for left, right in pairwise(history) if left.total > 0 and right.total > 0]
