@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 
 from espalier_cli.demo.kubectl import Kubectl
-
 from tests.e2e.harness import RESCALED, World, data_from, image_refs, model_manifest
 
 INTERVAL = 4.0  # seconds: analysis.interval of the harness's rollout
@@ -40,7 +39,12 @@ def one(world: World, run: int, champion: str) -> dict[str, float | str]:
     verdict = datetime.fromisoformat(outcome["verdictAt"]).timestamp()
     decided = datetime.fromisoformat(outcome["lastBlockEnd"]).timestamp() if outcome.get("lastBlockEnd") else verdict
     world.await_("settled", lambda: world.status().get("phase") == "Idle", 120)
-    return {"version": version, "visible_to_zero": zero - (decided + LAG), "verdict_to_zero": zero - verdict, "reason": outcome["reason"]}
+    return {
+        "version": version,
+        "visible_to_zero": zero - (decided + LAG),
+        "verdict_to_zero": zero - verdict,
+        "reason": outcome["reason"],
+    }
 
 
 def main() -> int:
@@ -58,15 +62,30 @@ def main() -> int:
         with world.traffic(rps=60):
             runs = [one(world, run, champion) for run in range(arguments.runs)]
     finally:
-        world.kube.run("delete", "canaryrollouts.espalier.dev,regularizedmodels.espalier.dev", "--all", "--timeout=60s", check=False)
+        world.kube.run(
+            "delete",
+            "canaryrollouts.espalier.dev,regularizedmodels.espalier.dev",
+            "--all",
+            "--timeout=60s",
+            check=False,
+        )
         world.kube.run("delete", "namespace", world.kube.namespace, "--wait=false", check=False)
     waits = [float(run["visible_to_zero"]) for run in runs]
     holds = max(waits) <= BAR_SECONDS
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps({"runs": runs, "bar": BAR_SECONDS, "interval": INTERVAL, "lag": LAG, "holds": holds}, indent=1) + "\n")
+    arguments.json.write_text(
+        json.dumps({"runs": runs, "bar": BAR_SECONDS, "interval": INTERVAL, "lag": LAG, "holds": holds}, indent=1)
+        + "\n"
+    )
     for run in runs:
-        print(f"{run['version']}: {run['visible_to_zero']:.2f} s after visible, {run['verdict_to_zero']:.2f} s after the verdict. {run['reason']}")
-    print(f"visible -> weight 0: median {statistics.median(waits):.2f} s, max {max(waits):.2f} s (bar: {BAR_SECONDS:.0f} s = one interval + 2 s)")
+        print(
+            f"{run['version']}: {run['visible_to_zero']:.2f} s after visible, "
+            f"{run['verdict_to_zero']:.2f} s after the verdict. {run['reason']}"
+        )
+    print(
+        f"visible -> weight 0: median {statistics.median(waits):.2f} s, "
+        f"max {max(waits):.2f} s (bar: {BAR_SECONDS:.0f} s = one interval + 2 s)"
+    )
     return 0 if holds else 1
 
 

@@ -22,7 +22,6 @@ from typing import IO, Any
 from espalier_cli.demo.digits import load_digits
 from espalier_cli.demo.kubectl import Kubectl
 from espalier_cli.demo.world import prepare
-
 from tests.e2e.harness import model_manifest
 
 BAR_SECONDS = 1.0
@@ -33,7 +32,9 @@ class JobWatch:
     """`kubectl get jobs --watch` in the background: the moment at which each Job was first seen, by model."""
 
     def __init__(self, kube: Kubectl) -> None:
-        argv = kube.argv("get", "jobs", "--watch", "--output", "jsonpath={.metadata.labels.espalier\\.dev/model}{'\\n'}")
+        argv = kube.argv(
+            "get", "jobs", "--watch", "--output", "jsonpath={.metadata.labels.espalier\\.dev/model}{'\\n'}"
+        )
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         self.seen: dict[str, float] = {}
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
@@ -49,7 +50,9 @@ class JobWatch:
             if model in self.seen:
                 return self.seen[model]
             time.sleep(0.005)
-        raise SystemExit(f"bench.start: no Job for model {model} within {PATIENCE:.0f} s; see `kubectl describe regularizedmodel {model}`")
+        raise SystemExit(
+            f"bench.start: no Job for model {model} within {PATIENCE:.0f} s; see `kubectl describe regularizedmodel {model}`"
+        )
 
 
 def measure(kube: Kubectl, models: int) -> list[float]:
@@ -80,10 +83,20 @@ def main() -> int:
     arguments = parser.parse_args()
     waits = measure(Kubectl("bench-start"), arguments.models)
     p95 = statistics.quantiles(waits, n=20, method="inclusive")[-1]
-    result = {"models": len(waits), "p50": statistics.median(waits), "p95": p95, "max": max(waits), "bar": BAR_SECONDS, "holds": p95 <= BAR_SECONDS}
+    result = {
+        "models": len(waits),
+        "p50": statistics.median(waits),
+        "p95": p95,
+        "max": max(waits),
+        "bar": BAR_SECONDS,
+        "holds": p95 <= BAR_SECONDS,
+    }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"apply -> Job: p50 {result['p50'] * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, max {max(waits) * 1000:.0f} ms (bar: p95 <= {BAR_SECONDS * 1000:.0f} ms)")
+    print(
+        f"apply -> Job: p50 {result['p50'] * 1000:.0f} ms, p95 {p95 * 1000:.0f} ms, "
+        f"max {max(waits) * 1000:.0f} ms (bar: p95 <= {BAR_SECONDS * 1000:.0f} ms)"
+    )
     return 0 if result["holds"] else 1
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from cluster.errors import ClusterError
+from images.errors import ImageError
 from tools.stage import ROOT, StageError, refs, set_up
 
 
@@ -19,7 +21,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         cluster = set_up(arguments.context)
-    except StageError as error:
+    except (StageError, ClusterError, ImageError) as error:
         sys.stderr.write(f"make demo: {error}\n")
         return 1
     print(f"The stage is set after {time.monotonic() - started:.0f} s.", flush=True)

@@ -9,8 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import ClusterError
 from cluster.handle import Cluster
 from cluster.paths import DEFAULT_NAME
+from cluster.progress import Progress
+from images.build import Workshop
+from images.errors import ImageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,15 +37,13 @@ def run(argv: Sequence[str]) -> None:
 
 
 def python(*args: str) -> list[str]:
-    """argv of this interpreter."""
+    """Argv of this interpreter."""
     return [sys.executable, *args]
 
 
 def refs() -> dict[str, str]:
     """Image name -> reference, by the content of this checkout."""
-    done = subprocess.run(python("-m", "images", "refs"), cwd=ROOT, check=True, capture_output=True, text=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    return dict(Workshop.open().refs(OUR_IMAGES))
 
 
 def set_up(context: str | None = None) -> Cluster:
@@ -49,18 +51,15 @@ def set_up(context: str | None = None) -> Cluster:
     named = ["--context", context] if context else []
     # Images mostly wait for the network, Go builds for the processor: side by side they take as long as the slower one.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = [
-            pool.submit(run, python("-m", "images", "build", *OUR_IMAGES)),
-            pool.submit(run, python("-m", "cluster", "up", *named)),
-        ]
-        for job in jobs:
-            job.result()
+        images = pool.submit(lambda: Workshop.open().build(OUR_IMAGES, Progress()))
+        up = pool.submit(run, python("-m", "cluster", "up", *named))
+        up.result()
+        archives = list(images.result())
     cluster = Cluster.load(DEFAULT_NAME)
-    archives = json.loads(
-        subprocess.run(python("-m", "images", "archives"), cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    )
-    cluster.load_image(*(Path(archives[name]) for name in OUR_IMAGES))
-    install(cluster)
+    with Progress().step("images into the cluster"):
+        cluster.load_image(*(archive.path for archive in archives))
+    with Progress().step("chart"):
+        install(cluster)
     return cluster
 
 
@@ -101,3 +100,17 @@ def chart_values(images: dict[str, str]) -> dict[str, Any]:
         },
         "s3": {"endpointUrl": "http://s3.espalier-stack:8333", "secretName": "espalier-s3"},
     }
+
+
+def main() -> int:
+    """`python -m tools.stage`: the stage without a play, to look around or to run single e2e tests on."""
+    try:
+        set_up()
+    except (StageError, ClusterError, ImageError) as error:
+        sys.stderr.write(f"tools.stage: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ClusterError
 from cluster.handle import Cluster
+from images.errors import ImageError
 from tools.stage import ROOT, StageError, python, run, set_up
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def is_up() -> bool:
 
 
 def e2e(cluster: Cluster, selection: list[str]) -> None:
-    """pytest where the cluster can be reached; its own output is the report."""
+    """Pytest where the cluster can be reached; its own output is the report."""
     argv = python("-m", "pytest", "tests/e2e", "-v", "--durations=15", *selection)
     done = subprocess.run(cluster.exec_argv(argv), env={**os.environ, **cluster.env()}, cwd=ROOT, check=False)
     if done.returncode != 0:
@@ -85,7 +86,7 @@ def main() -> int:
             cluster = set_up(arguments.context)
         with times.part("e2e"):
             e2e(cluster, arguments.e2e)
-    except (StageError, ClusterError) as error:
+    except (StageError, ClusterError, ImageError) as error:
         sys.stderr.write(f"\nmake test: {error}\n")
         return 1
     finally:

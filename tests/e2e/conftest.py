@@ -1,4 +1,7 @@
-"""Fixtures of the e2e tests. They run inside the cluster's network: `make test`, or `python -m cluster exec -- .venv/bin/pytest tests/e2e`."""
+"""Fixtures of the e2e tests. They run inside the cluster's network.
+
+`make test`, or `python -m tools.stage && python -m cluster exec -- .venv/bin/pytest tests/e2e`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from espalier_cli.demo.kubectl import DemoError, Kubectl
 
+from espalier_cli.demo.kubectl import DemoError, Kubectl
 from tests.e2e.harness import SYSTEM, World, image_refs
 
 if TYPE_CHECKING:
@@ -20,7 +23,11 @@ def operator_runs() -> None:
     try:
         Kubectl(SYSTEM).run("rollout", "status", "deployment/espalier", "--timeout=60s")
     except DemoError as error:
-        pytest.exit(f"No operator to test: {error}\nRun `make test`, or: python -m tools.stage && python -m cluster exec -- .venv/bin/pytest tests/e2e", 3)
+        pytest.exit(
+            f"No operator to test: {error}\nRun `make test`, or: "
+            "python -m tools.stage && python -m cluster exec -- .venv/bin/pytest tests/e2e",
+            3,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,6 @@ Waiting is by looking at the objects until a condition holds; a time-out reports
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from espalier_cli.demo.digits import load_digits
 from espalier_cli.demo.kubectl import Kubectl
 from espalier_cli.demo.story import canary_weight
 from espalier_cli.demo.world import STACK, Traffic, forget_versions, prepare, start_traffic, stop_traffic
+from tools.stage import refs as stage_refs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,13 +48,24 @@ def model_manifest(name: str = "digits", **spec: Any) -> dict[str, Any]:
         "regularizers": {"l2": {"strength": 0.01}},
         "evaluation": {"gates": [{"metric": "accuracy", "min": 0.5}]},
         "training": {
-            "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "2Gi", "nvidia.com/gpu": 1}},
+            "resources": {
+                "requests": {"cpu": "100m", "memory": "256Mi"},
+                "limits": {"cpu": "1", "memory": "2Gi", "nvidia.com/gpu": 1},
+            },
             "deadline": "10m",
         },
         "artifacts": {"uri": "s3://models/", "secretRef": {"name": "s3"}},
-        "serving": {"replicas": 1, "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}}},
+        "serving": {
+            "replicas": 1,
+            "resources": {"requests": {"cpu": "20m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+        },
     }
-    return {"apiVersion": "espalier.dev/v1alpha1", "kind": "RegularizedModel", "metadata": {"name": name}, "spec": {**base, **spec}}
+    return {
+        "apiVersion": "espalier.dev/v1alpha1",
+        "kind": "RegularizedModel",
+        "metadata": {"name": name},
+        "spec": {**base, **spec},
+    }
 
 
 def torch_engine(**engine: Any) -> dict[str, Any]:
@@ -77,7 +87,11 @@ def rollout_manifest(name: str = "digits", host: str = "digits.example.com", **s
         "modelRef": {"name": name},
         "service": {"port": 8080},
         "traffic": {"gatewayAPI": {"parentRefs": [{"name": "public", "namespace": STACK}], "hostnames": [host]}},
-        "strategy": {"warmUp": "4s", "steps": [{"weight": 20, "hold": "12s"}, {"weight": 50, "hold": "8s"}], "deadline": "30m"},
+        "strategy": {
+            "warmUp": "4s",
+            "steps": [{"weight": 20, "hold": "12s"}, {"weight": 50, "hold": "8s"}],
+            "deadline": "30m",
+        },
         "analysis": {
             "interval": "4s",
             "sequential": {"alpha": 0.05, "minRequests": 20, "minBad": 3},
@@ -85,7 +99,12 @@ def rollout_manifest(name: str = "digits", host: str = "digits.example.com", **s
         },
         "rollback": {"quarantine": True, "keepCanary": "5s", "keepPrevious": "5s"},
     }
-    return {"apiVersion": "espalier.dev/v1alpha1", "kind": "CanaryRollout", "metadata": {"name": name}, "spec": {**base, **spec}}
+    return {
+        "apiVersion": "espalier.dev/v1alpha1",
+        "kind": "CanaryRollout",
+        "metadata": {"name": name},
+        "spec": {**base, **spec},
+    }
 
 
 def data_from(uri: str) -> dict[str, Any]:
@@ -114,7 +133,7 @@ class World:
         self.apply(rollout_manifest(host=self.host, **spec))
 
     def apply(self, manifest: Mapping[str, Any]) -> None:
-        """kubectl apply; a refusal raises DemoError with the API server's words."""
+        """Kubectl apply; a refusal raises DemoError with the API server's words."""
         self.kube.run("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def request(self, verb: str, name: str = "digits") -> str:
@@ -139,7 +158,15 @@ class World:
 
     def kill_operator(self) -> None:
         """SIGKILL: the pod goes without a grace period; its Deployment starts another."""
-        self.system.run("delete", "pod", "--selector", "app.kubernetes.io/name=espalier", "--grace-period=0", "--force", "--wait=false")
+        self.system.run(
+            "delete",
+            "pod",
+            "--selector",
+            "app.kubernetes.io/name=espalier",
+            "--grace-period=0",
+            "--force",
+            "--wait=false",
+        )
 
     def await_operator(self) -> None:
         """Until the operator's Deployment is available again."""
@@ -149,7 +176,15 @@ class World:
     def stopped(self, workload: str) -> Iterator[None]:
         """Scale a workload of the stack (`deployment/prometheus`) to 0 for the length of the block, then back and wait."""
         self.stack.run("scale", workload, "--replicas=0")
-        self.stack.run("wait", "pod", "--selector", f"app.kubernetes.io/name={workload.split('/')[1]}", "--for=delete", "--timeout=60s", check=False)
+        self.stack.run(
+            "wait",
+            "pod",
+            "--selector",
+            f"app.kubernetes.io/name={workload.split('/')[1]}",
+            "--for=delete",
+            "--timeout=60s",
+            check=False,
+        )
         try:
             yield
         finally:
@@ -226,7 +261,9 @@ class World:
         parts = [
             json.dumps({"model": self.model().get("status"), "rollout": self.status()}, indent=1)[-6000:],
             self.kube.run("get", "pods,jobs,deployments", "--output", "wide", check=False),
-            "\n".join(self.kube.run("get", "events", "--sort-by=.metadata.creationTimestamp", check=False).splitlines()[-25:]),
+            "\n".join(
+                self.kube.run("get", "events", "--sort-by=.metadata.creationTimestamp", check=False).splitlines()[-25:]
+            ),
             "\n".join(self.system.run("logs", "deployment/espalier", "--tail=30", check=False).splitlines()),
         ]
         return "\n---\n".join(parts)
@@ -234,5 +271,4 @@ class World:
 
 def image_refs() -> dict[str, str]:
     """References of this checkout's images."""
-    found: dict[str, str] = json.loads(subprocess.run([sys.executable, "-m", "images", "refs"], check=True, capture_output=True, text=True).stdout)
-    return found
+    return stage_refs()

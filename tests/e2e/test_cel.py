@@ -50,7 +50,9 @@ def manifests(side: str) -> list[Any]:
 
 def told(path: Path, key: str) -> str | None:
     """What a comment `# <key>: ...` says."""
-    return next((line.split(": ", 1)[1] for line in path.read_text().splitlines() if line.startswith(f"# {key}: ")), None)
+    return next(
+        (line.split(": ", 1)[1] for line in path.read_text().splitlines() if line.startswith(f"# {key}: ")), None
+    )
 
 
 def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> None:

@@ -74,7 +74,11 @@ def test_store_outage_during_training_is_retried(world: World) -> None:
     world.apply(model_manifest())
     world.await_("a training pod", world.job_pods)
     with world.stopped("deployment/s3"):
-        world.await_("first attempt ended or waits", lambda: _attempt_over(world) or world.version("v1").get("state") == "Candidate", 180)
+        world.await_(
+            "first attempt ended or waits",
+            lambda: _attempt_over(world) or world.version("v1").get("state") == "Candidate",
+            180,
+        )
     world.await_version("v1", "Candidate", timeout=240)
 
 

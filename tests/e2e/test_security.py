@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 OPERATOR = f"system:serviceaccount:{SYSTEM}:espalier"
-PLANTED = "planted-c0ffee-must-not-leak"  # noqa: S105 - planted to be looked for
+PLANTED = "planted-c0ffee-must-not-leak"
 
 
 @pytest.mark.parametrize(
-    ("verb", "resource"),
+    "verb,resource",
     [
         ("get", "secrets"),
         ("list", "secrets"),
@@ -43,12 +43,19 @@ def test_operator_may_not(world: World, verb: str, resource: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "resource"),
-    [("create", "jobs.batch"), ("patch", "regularizedmodels.espalier.dev/status"), ("patch", "httproutes.gateway.networking.k8s.io"), ("list", "pods")],
+    "verb,resource",
+    [
+        ("create", "jobs.batch"),
+        ("patch", "regularizedmodels.espalier.dev/status"),
+        ("patch", "httproutes.gateway.networking.k8s.io"),
+        ("list", "pods"),
+    ],
 )
 def test_operator_may(world: World, verb: str, resource: str) -> None:
     """The check above can fail: what it needs, it has."""
-    answer = world.kube.run("auth", "can-i", verb, resource, "--as", OPERATOR, "--namespace", world.kube.namespace, check=False)
+    answer = world.kube.run(
+        "auth", "can-i", verb, resource, "--as", OPERATOR, "--namespace", world.kube.namespace, check=False
+    )
     assert answer.strip() == "yes"
 
 
@@ -56,17 +63,34 @@ def test_planted_secret_is_nowhere(world: World) -> None:
     """The tenant's key is in a Secret and in the pods' environment; it is in no log, status, event, argv or object."""
     secret = world.kube.get("secret", "s3")
     assert secret
-    planted = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": {"AWS_SESSION_TOKEN": PLANTED}}
+    planted = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "s3"},
+        "stringData": {"AWS_SESSION_TOKEN": PLANTED},
+    }
     world.kube.apply({**planted, "stringData": {**_decoded(secret), "AWS_SESSION_TOKEN": PLANTED}})
     world.apply_rollout()
     world.apply(model_manifest())
     world.await_("training pods", world.job_pods)
     logs = [""]
-    world.await_("an end", lambda: _collect(world, logs) or world.version("v1").get("state") in {"Candidate", "Champion", "Canary", "Failed"}, 240)
+    world.await_(
+        "an end",
+        lambda: (
+            _collect(world, logs) or world.version("v1").get("state") in {"Candidate", "Champion", "Canary", "Failed"}
+        ),
+        240,
+    )
     seen = {
         "trainer logs": logs[0],
         "operator logs": world.system.run("logs", "deployment/espalier", "--tail=-1"),
-        "objects": world.kube.run("get", "espalier,jobs,pods,configmaps,deployments,services,events,httproutes", "--output", "json", check=False),
+        "objects": world.kube.run(
+            "get",
+            "espalier,jobs,pods,configmaps,deployments,services,events,httproutes",
+            "--output",
+            "json",
+            check=False,
+        ),
         "server logs": world.kube.run("logs", "--selector", "espalier.dev/component=server", "--tail=-1", check=False),
         "argv": _argvs(),
     }

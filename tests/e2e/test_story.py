@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from espalier_cli.demo.story import Story, accuracy, first_act, second_act, third_act, version_named
 from rich.console import Console
 
+from espalier_cli.demo.story import Story, accuracy, first_act, second_act, third_act, version_named
 from tests.e2e.harness import ROLLOUT
 
 if TYPE_CHECKING:

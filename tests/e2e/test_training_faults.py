@@ -33,8 +33,19 @@ def test_preempted_training_resumes_from_its_checkpoint(world: World) -> None:
     world.apply(model_manifest(engine=engine, training=training))
     world.await_("some progress", lambda: _epoch(world) >= 10)
     pod = world.job_pods()[0]["metadata"]["name"]
-    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": world.kube.namespace}}
-    world.kube.run("create", "--raw", f"/api/v1/namespaces/{world.kube.namespace}/pods/{pod}/eviction", "-f", "-", stdin=json.dumps(eviction))
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod, "namespace": world.kube.namespace},
+    }
+    world.kube.run(
+        "create",
+        "--raw",
+        f"/api/v1/namespaces/{world.kube.namespace}/pods/{pod}/eviction",
+        "-f",
+        "-",
+        stdin=json.dumps(eviction),
+    )
     world.await_("a second attempt", lambda: _training(world).get("attempt") == 2)
     resumed = world.await_("its progress", lambda: _epoch(world))
     assert resumed >= 10, f"attempt 2 began again at epoch {resumed}"
@@ -52,8 +63,14 @@ def test_divergence_is_final(world: World) -> None:
 
 def test_incompatible_cocktail_is_refused_before_any_job(world: World) -> None:
     """R7: l2 and weightDecay on the same targets. The condition names the rule and the fix; nothing is started."""
-    world.apply(model_manifest(engine=torch_engine(), regularizers={"l2": {"strength": 0.01}, "weightDecay": {"strength": 0.01}}))
-    condition = world.await_("SpecValid=False", lambda: (found := world.condition(MODEL, "SpecValid")).get("status") == "False" and found)
+    world.apply(
+        model_manifest(
+            engine=torch_engine(), regularizers={"l2": {"strength": 0.01}, "weightDecay": {"strength": 0.01}}
+        )
+    )
+    condition = world.await_(
+        "SpecValid=False", lambda: (found := world.condition(MODEL, "SpecValid")).get("status") == "False" and found
+    )
     assert condition["reason"] == "IncompatibleRegularizers"
     assert "R7" in condition["message"]
     assert not world.kube.items("jobs")
@@ -61,7 +78,9 @@ def test_incompatible_cocktail_is_refused_before_any_job(world: World) -> None:
 
 def test_config_that_only_the_trainer_can_refuse(world: World) -> None:
     """An estimator parameter that scikit-learn does not know: exit 42, reason InvalidConfig, its name in the message, no retry."""
-    world.apply(model_manifest(engine={"sklearn": {"estimator": "logisticRegression", "params": {"no_such_parameter": 1}}}))
+    world.apply(
+        model_manifest(engine={"sklearn": {"estimator": "logisticRegression", "params": {"no_such_parameter": 1}}})
+    )
     condition = failed(world, "InvalidConfig")
     assert "no_such_parameter" in condition["message"]
 
@@ -77,7 +96,10 @@ def test_bad_data_is_final_and_named(world: World) -> None:
 def test_missing_snapshot_is_said(world: World) -> None:
     """A prefix without files: DataResolved=False with the prefix and a remedy; no Job."""
     world.apply(model_manifest(data=data_from("s3://datasets/nowhere/")))
-    condition = world.await_("DataResolved=False", lambda: (found := world.condition(MODEL, "DataResolved")).get("status") == "False" and found)
+    condition = world.await_(
+        "DataResolved=False",
+        lambda: (found := world.condition(MODEL, "DataResolved")).get("status") == "False" and found,
+    )
     assert condition["reason"] == "SnapshotNotFound"
     assert "nowhere" in condition["message"]
     assert not world.kube.items("jobs")
@@ -88,7 +110,10 @@ def test_pinned_digest_that_does_not_match(world: World) -> None:
     data = data_from("s3://datasets/digits/2026-11-01/")
     data["snapshot"]["digest"] = "sha256:" + "0" * 64
     world.apply(model_manifest(data=data))
-    condition = world.await_("DataResolved=False", lambda: (found := world.condition(MODEL, "DataResolved")).get("status") == "False" and found)
+    condition = world.await_(
+        "DataResolved=False",
+        lambda: (found := world.condition(MODEL, "DataResolved")).get("status") == "False" and found,
+    )
     assert condition["reason"] == "SnapshotChanged"
     assert not world.kube.items("jobs")
 
@@ -105,7 +130,9 @@ def test_unschedulable_has_its_own_reason(world: World) -> None:
     """More GPUs than any node has: the condition says Unschedulable while it waits."""
     training = {"resources": {"limits": {"nvidia.com/gpu": 64}}}
     world.apply(model_manifest(training=training))
-    condition = world.await_("Unschedulable", lambda: (found := world.condition(MODEL, "Trained")).get("reason") == "Unschedulable" and found)
+    condition = world.await_(
+        "Unschedulable", lambda: (found := world.condition(MODEL, "Trained")).get("reason") == "Unschedulable" and found
+    )
     assert "nvidia.com/gpu" in condition["message"]
 
 

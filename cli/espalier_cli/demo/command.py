@@ -14,10 +14,23 @@ from espalier_cli.demo.digits import NOISE_SHARE, Digits, load_digits
 from espalier_cli.demo.kubectl import DemoError, Kubectl
 from espalier_cli.demo.picture import REQUESTS, WRONG, draw, rates
 from espalier_cli.demo.story import Story, accuracy, first_act, second_act, third_act, version_named
-from espalier_cli.demo.world import STACK, Traffic, forget_versions, prepare, require_installed, start_traffic, stop_traffic, traffic_report
+from espalier_cli.demo.world import (
+    STACK,
+    Traffic,
+    forget_versions,
+    prepare,
+    require_installed,
+    start_traffic,
+    stop_traffic,
+    traffic_report,
+)
 
-Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Namespace of the demo; made when missing, emptied first.")]
-Context = Annotated[str | None, typer.Option(help="Kube context. Never guessed: without it, kubectl's own default is used.")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", help="Namespace of the demo; made when missing, emptied first.")
+]
+Context = Annotated[
+    str | None, typer.Option(help="Kube context. Never guessed: without it, kubectl's own default is used.")
+]
 Manifests = Annotated[Path, typer.Option(help="Folder of the quickstart's manifests.")]
 Image = Annotated[str, typer.Option("--loadgen-image", help="Image of the load generator (python -m images refs).")]
 Picture = Annotated[Path, typer.Option(help="Where the picture of the run goes.")]
@@ -65,7 +78,9 @@ def _play(story: Story, digits: Digits, image: str, traffic: Traffic) -> tuple[s
     _title(story, "(a) a model without regularizers becomes champion")
     plain = first_act(story)
     start_traffic(story.kube, digits, image, traffic)
-    story.tell(f"traffic    {traffic.rps} requests/s through the gateway; feedback {traffic.feedback_delay:.0f} s later")
+    story.tell(
+        f"traffic    {traffic.rps} requests/s through the gateway; feedback {traffic.feedback_delay:.0f} s later"
+    )
     _title(story, "(b) the same model along regularizers: trained, gated, promoted through a canary")
     good = second_act(story, plain)
     _title(story, "(c) a version that passes its offline gates and is bad in production")
@@ -80,7 +95,14 @@ def _empty(story: Story) -> None:
     stop_traffic(kube)
     for kind in ("canaryrollouts.espalier.dev", "regularizedmodels.espalier.dev"):
         kube.run("delete", kind, "--all", "--ignore-not-found", "--wait=true", "--timeout=60s", check=False)
-    kube.run("delete", "deployments,services,configmaps,httproutes", "--selector", "app.kubernetes.io/managed-by=espalier", "--ignore-not-found", check=False)
+    kube.run(
+        "delete",
+        "deployments,services,configmaps,httproutes",
+        "--selector",
+        "app.kubernetes.io/managed-by=espalier",
+        "--ignore-not-found",
+        check=False,
+    )
     forget_versions(kube, story.name)
 
 
@@ -94,7 +116,10 @@ def _served(report: dict[str, object]) -> str:
     versions = report.get("versions")
     if not isinstance(versions, dict):
         return "no report of the load generator"
-    parts = [f"{name}: {seen.get('requests', 0)} requests, {seen.get('errors', 0)} errors, accuracy {seen.get('accuracy', float('nan')):.3f}" for name, seen in sorted(versions.items())]
+    parts = [
+        f"{name}: {seen.get('requests', 0)} requests, {seen.get('errors', 0)} errors, accuracy {seen.get('accuracy', float('nan')):.3f}"
+        for name, seen in sorted(versions.items())
+    ]
     return "; ".join(parts)
 
 
@@ -102,8 +127,12 @@ def _table(story: Story, versions: tuple[str, str, str]) -> Table:
     model, rollout = story.look()
     seen = traffic_report(story.kube).get("versions", {})
     history = {entry["version"]: entry for entry in reversed((rollout.get("status") or {}).get("history") or [])}
-    table = Table("version", "what", "offline accuracy", "live accuracy", "requests", "state", "why", title="What happened")
-    for name, what in zip(versions, ("no regularizers", "regularized", "regularized, pixels in another scale"), strict=True):
+    table = Table(
+        "version", "what", "offline accuracy", "live accuracy", "requests", "state", "why", title="What happened"
+    )
+    for name, what in zip(
+        versions, ("no regularizers", "regularized", "regularized, pixels in another scale"), strict=True
+    ):
         version = version_named(model, name)
         live = seen.get(name, {})
         why = history.get(name, {})

@@ -35,7 +35,7 @@ class Digits:
 
 def load_digits(seed: int = 7) -> Digits:
     """Shuffle the 1,797 digits with `seed`, keep `LIVE_ROWS` aside, randomise 30 % of the training rows' labels."""
-    from sklearn.datasets import load_digits as bundled  # noqa: PLC0415 - slow import, only the demo needs it
+    from sklearn.datasets import load_digits as bundled
 
     rng = np.random.default_rng(seed)
     data = bundled()
@@ -52,10 +52,12 @@ def load_digits(seed: int = 7) -> Digits:
 
 def snapshot_parquet(digits: Digits, *, scale: float = 1.0) -> bytes:
     """One parquet file: px00 … px63 (float32), label (string), collected (minutes since the start, int64)."""
-    import pyarrow as pa  # noqa: PLC0415 - slow import, only the demo needs it
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    columns: dict[str, object] = {f"px{i:02d}": digits.pixels[:, i] * np.float32(scale) for i in range(digits.pixels.shape[1])}
+    columns: dict[str, object] = {
+        f"px{i:02d}": digits.pixels[:, i] * np.float32(scale) for i in range(digits.pixels.shape[1])
+    }
     columns["label"] = [str(label) for label in digits.labels]
     columns["collected"] = np.arange(len(digits.labels), dtype=np.int64)
     sink = io.BytesIO()

@@ -57,11 +57,20 @@ class Kubectl:
 
     def apply(self, manifest: Mapping[str, Any]) -> None:
         """Server-side apply of one object, by stdin."""
-        self.run("apply", "--server-side", "--force-conflicts", "--field-manager", "espalier-demo", "-f", "-", stdin=json.dumps(manifest))
+        self.run(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager",
+            "espalier-demo",
+            "-f",
+            "-",
+            stdin=json.dumps(manifest),
+        )
 
     def secret(self, name: str, namespace: str) -> dict[str, str]:
         """The decoded values of a Secret of another namespace (the demo stack's, made for tenants)."""
-        import base64  # noqa: PLC0415 - used here only
+        import base64
 
         text = Kubectl(namespace, self.context).run("get", "secret", name, "--output", "json")
         return {key: base64.b64decode(value).decode() for key, value in json.loads(text)["data"].items()}
@@ -70,7 +79,9 @@ class Kubectl:
     def forward(self, target: str, port: int) -> Iterator[str]:
         """`http://127.0.0.1:<free port>` forwarded to `target` (`svc/prometheus`) for as long as the block runs."""
         argv = self.argv("port-forward", target, f":{port}", "--address", "127.0.0.1")
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ) as process:  # noqa: S603
+        with subprocess.Popen(  # noqa: S603 - argv is ours
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        ) as process:
             try:
                 yield f"http://127.0.0.1:{_forwarded_port(process.stdout, process.stderr, target)}"
             finally:

@@ -25,22 +25,29 @@ WRONG = (
 def rates(prometheus: str, query: str, namespace: str, start: float, end: float) -> Series:
     """A range query at 2 s steps, by version. `start` and `end` are Unix seconds; raises OSError when Prometheus is out of reach."""
     parameters = {"query": query.format(namespace=namespace), "start": f"{start:.0f}", "end": f"{end:.0f}", "step": "2"}
-    with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:  # noqa: S310 - our own port-forward
+    with urllib.request.urlopen(  # noqa: S310 - our own port-forward
+        f"{prometheus}/api/v1/query_range?{urllib.parse.urlencode(parameters)}", timeout=10
+    ) as answer:
         result: Sequence[Mapping[str, Any]] = json.load(answer)["data"]["result"]
     return {
-        row["metric"].get("version", "?"): ([float(at) - start for at, _ in row["values"]], [float(value) for _, value in row["values"]])
+        row["metric"].get("version", "?"): (
+            [float(at) - start for at, _ in row["values"]],
+            [float(value) for _, value in row["values"]],
+        )
         for row in result
     }
 
 
 def draw(path: Path, samples: Sequence[Sample], requests: Series, wrong: Series) -> None:
     """Four panels: weight, evidence (log, with the abort line), requests per second by version, wrong answers by version."""
-    import matplotlib as mpl  # noqa: PLC0415 - slow import, only the demo needs it
+    import matplotlib as mpl
 
     mpl.use("Agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+    from matplotlib import pyplot as plt
 
-    figure, (weight, evidence, load, errors) = plt.subplots(4, 1, figsize=(11, 11), sharex=True, constrained_layout=True)
+    figure, (weight, evidence, load, errors) = plt.subplots(
+        4, 1, figsize=(11, 11), sharex=True, constrained_layout=True
+    )
     seconds = [sample.at for sample in samples]
     weight.step(seconds, [sample.weight for sample in samples], where="post", color="tab:blue")
     _name_canaries(weight, samples)
@@ -59,7 +66,11 @@ def draw(path: Path, samples: Sequence[Sample], requests: Series, wrong: Series)
 def _draw_evidence(panel: Any, samples: Sequence[Sample]) -> None:  # noqa: ANN401 - matplotlib's Axes has no useful stubs here
     names = sorted({name for sample in samples for name in sample.evidence})
     for name in names:
-        seen = [(sample.at, max(sample.evidence[name], 1e-3)) for sample in samples if name in sample.evidence and sample.canary]
+        seen = [
+            (sample.at, max(sample.evidence[name], 1e-3))
+            for sample in samples
+            if name in sample.evidence and sample.canary
+        ]
         if seen:
             panel.plot([at for at, _ in seen], [value for _, value in seen], label=name)
     limits = [limit for sample in samples for limit in sample.abort_at.values()]

@@ -57,7 +57,9 @@ class Story:
             self.tell(line)
         return model, rollout
 
-    def await_(self, what: str, done: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def await_(
+        self, what: str, done: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Look until `done(model, rollout)`; raise DemoError with both statuses' conditions when the act's time is over."""
         deadline = time.monotonic() + self.act_timeout
         while time.monotonic() < deadline:
@@ -120,18 +122,23 @@ def second_act(story: Story, first: str) -> str:
         raise DemoError(f"{version} should have been promoted, but: {outcome.get('outcome')}: {outcome.get('reason')}")
     gain = accuracy(version_named(model, version)) - accuracy(version_named(model, first))
     if gain < MINIMUM_GAIN:
-        raise DemoError(f"{version} gained {gain * 100:.1f} points over {first}; at least {MINIMUM_GAIN * 100:.0f} were promised.")
+        raise DemoError(
+            f"{version} gained {gain * 100:.1f} points over {first}; at least {MINIMUM_GAIN * 100:.0f} were promised."
+        )
     return version
 
 
 def third_act(story: Story, good: str) -> str:
     """(c) Good offline, bad in production: breach, weight 0, quarantine, alias restored. Returns the version."""
-    version, model, rollout = _run_act(story, "40-model-rescaled.yaml", good)
+    version, _, rollout = _run_act(story, "40-model-rescaled.yaml", good)
     outcome = outcome_of(rollout, version) or {}
     if outcome.get("outcome") != "RolledBack":
-        raise DemoError(f"{version} should have been rolled back, but: {outcome.get('outcome')}: {outcome.get('reason')}")
-    model, rollout = story.await_(
-        f"Quarantine of {version}", lambda model, rollout: _quarantined(model, rollout, version) and champion(rollout) == good
+        raise DemoError(
+            f"{version} should have been rolled back, but: {outcome.get('outcome')}: {outcome.get('reason')}"
+        )
+    _, rollout = story.await_(
+        f"Quarantine of {version}",
+        lambda model, rollout: _quarantined(model, rollout, version) and champion(rollout) == good,
     )
     route = story.kube.get("httproutes.gateway.networking.k8s.io", story.name) or {}
     if (left := canary_weight(route, story.name, version)) != 0:
@@ -156,8 +163,10 @@ def _run_act(story: Story, manifest: str, before: str) -> tuple[str, dict[str, A
     def decided(model: Mapping[str, Any], rollout: Mapping[str, Any]) -> bool:
         version = newer(model)
         if version and version["state"] in {"Failed", "Rejected"}:
-            raise DemoError(f"{version['version']} is {version['state']}: {version.get('reason')}. Gates: {version.get('gates')}")
-        return bool(version) and outcome_of(rollout, version["version"]) is not None
+            raise DemoError(
+                f"{version['version']} is {version['state']}: {version.get('reason')}. Gates: {version.get('gates')}"
+            )
+        return version is not None and outcome_of(rollout, version["version"]) is not None
 
     model, rollout = story.await_(f"An outcome for the version of {manifest}", decided)
     version = newer(model)
@@ -171,4 +180,9 @@ def _quarantined(model: Mapping[str, Any], rollout: Mapping[str, Any], version: 
 
 def _conditions(kind: str, found: Mapping[str, Any]) -> str:
     conditions = (found.get("status") or {}).get("conditions") or []
-    return "\n".join(f"  {kind} {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in conditions) or f"  {kind}: no status"
+    return (
+        "\n".join(
+            f"  {kind} {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in conditions
+        )
+        or f"  {kind}: no status"
+    )

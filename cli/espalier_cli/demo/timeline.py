@@ -62,7 +62,11 @@ def _model_lines(status: Mapping[str, Any]) -> Iterable[str]:
             yield f"training   {training['job']}: {tenth} %"
     for version in reversed(status.get("versions") or []):
         accuracy = (version.get("metrics") or {}).get("accuracy") or {}
-        measured = f", accuracy {accuracy['value']:.3f} on {accuracy.get('n', '?')} clean test rows" if "value" in accuracy else ""
+        measured = (
+            f", accuracy {accuracy['value']:.3f} on {accuracy.get('n', '?')} clean test rows"
+            if "value" in accuracy
+            else ""
+        )
         why = f" ({version['reason']})" if version.get("reason") else ""
         if version["state"] in {"Candidate", "Rejected", "Failed"}:
             yield f"version    {version['version']} is {version['state']}{why}{measured}"

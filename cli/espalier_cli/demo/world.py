@@ -50,7 +50,9 @@ def upload_snapshots(kube: Kubectl, digits: Digits) -> None:
 def forget_versions(kube: Kubectl, model: str) -> None:
     """Delete the artifacts of an earlier run: otherwise the re-created model adopts them, as it should, and has nothing to train."""
     with _store(kube) as client:
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket="models", Prefix=f"{kube.namespace}/{model}/"):
+        for page in client.get_paginator("list_objects_v2").paginate(
+            Bucket="models", Prefix=f"{kube.namespace}/{model}/"
+        ):
             for entry in page.get("Contents", []):
                 client.delete_object(Bucket="models", Key=entry["Key"])
 
@@ -58,8 +60,8 @@ def forget_versions(kube: Kubectl, model: str) -> None:
 @contextmanager
 def _store(kube: Kubectl) -> Iterator[Any]:
     """A boto3 S3 client of the stack's object store, through a port-forward, with the stack's admin identity."""
-    import boto3  # noqa: PLC0415 - slow import, only the demo needs it
-    from botocore.config import Config  # noqa: PLC0415
+    import boto3
+    from botocore.config import Config
 
     admin = kube.secret("s3-admin", STACK)
     with Kubectl(STACK, kube.context).forward("svc/s3", 8333) as url:
@@ -77,7 +79,9 @@ def start_traffic(kube: Kubectl, digits: Digits, image: str, traffic: Traffic) -
     """Start the load generator: labelled requests through the gateway, feedback after a delay, bounded in time."""
     stop_traffic(kube)
     rows = base64.b64encode(live_rows(digits)).decode()
-    kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": TRAFFIC_POD}, "binaryData": {"rows.npz": rows}})
+    kube.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": TRAFFIC_POD}, "binaryData": {"rows.npz": rows}}
+    )
     kube.apply(_traffic_pod(image, traffic))
 
 
@@ -88,15 +92,18 @@ def stop_traffic(kube: Kubectl) -> None:
 
 def traffic_report(kube: Kubectl) -> dict[str, Any]:
     """The load generator's newest report (one JSON line per interval, totals since its start)."""
-    lines = [line for line in kube.run("logs", TRAFFIC_POD, "--tail", "20", check=False).splitlines() if line.startswith("{")]
+    lines = [
+        line for line in kube.run("logs", TRAFFIC_POD, "--tail", "20", check=False).splitlines() if line.startswith("{")
+    ]
     report: dict[str, Any] = json.loads(lines[-1]) if lines else {}
     return report
 
 
 def _traffic_pod(image: str, traffic: Traffic) -> Mapping[str, Any]:
     arguments = [
-        "--url", f"http://envoy.{STACK}", "--host", traffic.host, "--model", "digits", "--rows", "/rows/rows.npz", "--rps", str(traffic.rps),
-        "--duration", str(traffic.seconds), "--feedback-delay", str(traffic.feedback_delay), "--feedback-share", str(traffic.feedback_share),
+        "--url", f"http://envoy.{STACK}", "--host", traffic.host, "--model", "digits", "--rows", "/rows/rows.npz",
+        "--rps", str(traffic.rps), "--duration", str(traffic.seconds), "--feedback-delay", str(traffic.feedback_delay),
+        "--feedback-share", str(traffic.feedback_share),
     ]  # fmt: skip
     return {
         "apiVersion": "v1",
@@ -113,7 +120,11 @@ def _traffic_pod(image: str, traffic: Traffic) -> Mapping[str, Any]:
                     "imagePullPolicy": "IfNotPresent",
                     "args": arguments,
                     "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-                    "securityContext": {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
                     "volumeMounts": [{"name": "rows", "mountPath": "/rows"}],
                 }
             ],
@@ -126,9 +137,13 @@ def require_installed(kube: Kubectl) -> None:
     """Fail early, with the remedy, when the cluster lacks Espalier or the demo's stack."""
     crd = kube.run("get", "crd", "regularizedmodels.espalier.dev", "--ignore-not-found", "--output", "name")
     if not crd.strip():
-        raise DemoError("This cluster has no Espalier: install the chart first (README, 'Install'), or run `make demo`.")
+        raise DemoError(
+            "This cluster has no Espalier: install the chart first (README, 'Install'), or run `make demo`."
+        )
     if not kube.run("get", "namespace", STACK, "--ignore-not-found", "--output", "name").strip():
-        raise DemoError(f"This cluster has no namespace {STACK} (gateway, Prometheus, S3 of the demo): run `make cluster-up`, or `make demo`.")
+        raise DemoError(
+            f"This cluster has no namespace {STACK} (gateway, Prometheus, S3 of the demo): run `make cluster-up`, or `make demo`."
+        )
 
 
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
