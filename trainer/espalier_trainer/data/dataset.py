@@ -1,0 +1,218 @@
+"""Columns to arrays: features, target, weights, groups, time. Everything a model cannot learn from is refused here, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from espalier_trainer.data.tables import names_of
+from espalier_trainer.errors import DataProblemError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from espalier_trainer.data.tables import Table
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """The part of `spec.data` and `spec.task` that says what the columns mean."""
+
+    target: str
+    regression: bool = False
+    classes: tuple[str, ...] = ()  # empty: inferred, sorted
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    weight: str | None = None  # weighs rows in metrics
+    sample_weight: str | None = None  # weighs rows in training
+    sample_clip: tuple[float, float] = (0.0, float("inf"))
+    groups: tuple[str, ...] = ()
+    time: str | None = None
+    excluded: tuple[str, ...] = ()  # columns that other blocks own
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """`x` (n, features) float32 as a server would receive it; `y` (n,) int64 class index or float64 value."""
+
+    features: tuple[str, ...]
+    classes: tuple[str, ...]  # empty for regression
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[Any]
+    weight: npt.NDArray[np.float64] | None = None  # (n,) of each row in metrics
+    sample_weight: npt.NDArray[np.float64] | None = None  # (n,) of each row in training
+    groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # column: (n,) text
+    time: npt.NDArray[Any] | None = None
+
+    @property
+    def regression(self) -> bool:
+        """True when the target is a number, not a class."""
+        return not self.classes
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
+        """The given rows, in the given order."""
+        return Dataset(
+            self.features,
+            self.classes,
+            self.x[rows],
+            self.y[rows],
+            None if self.weight is None else self.weight[rows],
+            None if self.sample_weight is None else self.sample_weight[rows],
+            {name: values[rows] for name, values in self.groups.items()},
+            None if self.time is None else self.time[rows],
+        )
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def build(table: Table, spec: DataSpec) -> Dataset:
+    """Check and convert; DataProblemError names file, column and row of the first bad value and how many there are."""
+    if table.rows == 0:
+        raise DataProblemError(f"data.snapshot: {', '.join(table.files)} hold no rows")
+    for field, column in _named_columns(spec):
+        if column not in table.columns:
+            raise DataProblemError(
+                f"data.{field}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
+            )
+    features = _features(table, spec)
+    x = np.stack([_feature(table, name) for name in features], axis=1)
+    target = table.columns[spec.target]
+    classes: tuple[str, ...] = ()
+    y: npt.NDArray[Any]
+    if spec.regression:
+        y = _numbers(table, spec.target, "target")
+    else:
+        y, classes = _labels(table, spec.target, target, spec.classes)
+    weight = None if spec.weight is None else _weights(table, spec.weight)
+    sample = None if spec.sample_weight is None else _weights(table, spec.sample_weight).clip(*spec.sample_clip)
+    groups = {name: _group(table, name) for name in spec.groups}
+    return Dataset(features, classes, x, y, weight, sample, groups, _time(table, spec))
+
+
+def _named_columns(spec: DataSpec) -> list[tuple[str, str]]:
+    named = [("target", spec.target), *(("groupColumns", g) for g in spec.groups)]
+    named += [("weightColumn", spec.weight)] if spec.weight else []
+    named += [("sampleWeighting.column", spec.sample_weight)] if spec.sample_weight else []
+    return named + ([("timeColumn", spec.time)] if spec.time else [])
+
+
+def _features(table: Table, spec: DataSpec) -> tuple[str, ...]:
+    """Included and not excluded; target, weight, group and time columns never are features."""
+    roles = {spec.target, spec.weight, spec.sample_weight, spec.time, *spec.groups, *spec.excluded}
+    chosen = tuple(
+        name
+        for name in table.columns
+        if name not in roles
+        and any(fnmatchcase(name, glob) for glob in spec.include)
+        and not any(fnmatchcase(name, glob) for glob in spec.exclude)
+    )
+    if not chosen:
+        raise DataProblemError(
+            f"data.features: include {list(spec.include)} and exclude {list(spec.exclude)} leave no feature of "
+            f"{names_of(sorted(table.columns))}"
+        )
+    return chosen
+
+
+def _first(table: Table, column: str, bad: npt.NDArray[np.bool_], what: str) -> DataProblemError:
+    row = int(np.argmax(bad))
+    return DataProblemError(
+        f"{table.where(row)}, column {column!r}: {what} ({int(bad.sum())} of {table.rows} rows)"
+    )
+
+
+def _numbers(table: Table, column: str, role: str) -> npt.NDArray[np.float64]:
+    values = table.columns[column]
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_):
+        sample = next((repr(v) for v in values if v is not None), "nothing")
+        raise DataProblemError(
+            f"{table.files[0]}, column {column!r}: a {role} must be numeric, found {sample}; "
+            + ("encode it or add it to data.features.exclude" if role == "feature" else "fix the snapshot")
+        )
+    numbers = values.astype(np.float64)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        raise _first(table, column, bad, f"{role} is missing, NaN or infinite")
+    return numbers
+
+
+def _feature(table: Table, column: str) -> npt.NDArray[np.float32]:
+    numbers = _numbers(table, column, "feature")
+    too_big = np.abs(numbers) > np.finfo(np.float32).max
+    if too_big.any():
+        raise _first(table, column, too_big, "feature does not fit 32-bit floats, which is what is served")
+    return numbers.astype(np.float32)
+
+
+def _text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Class names as text: 1 and 1.0 are "1", True is "true", missing is None."""
+    if np.issubdtype(values.dtype, np.integer):
+        unique, inverse = np.unique(values, return_inverse=True)
+        return np.asarray([str(v) for v in unique], dtype=object)[inverse]
+    if values.dtype == np.bool_:
+        return np.where(values, "true", "false").astype(object)
+    if np.issubdtype(values.dtype, np.floating):
+        unique, inverse = np.unique(values, return_inverse=True)
+        told = [None if not np.isfinite(v) else str(int(v)) if v == int(v) else repr(float(v)) for v in unique]
+        return np.asarray(told, dtype=object)[inverse]
+    return np.asarray([None if v is None or v == "" else str(v) for v in values], dtype=object)
+
+
+def _labels(
+    table: Table, column: str, values: npt.NDArray[Any], declared: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
+    told = _text(values)
+    missing = np.asarray([v is None for v in told], dtype=np.bool_)
+    if missing.any():
+        raise _first(table, column, missing, "target is missing, NaN or infinite")
+    found = sorted(set(told), key=_natural)
+    classes = tuple(declared) or tuple(found)
+    unknown = [name for name in found if name not in set(classes)]
+    if unknown:
+        bad = np.isin(told.astype(str), unknown)
+        raise _first(table, column, bad, f"label {str(told[int(np.argmax(bad))])!r} is not in task.classes [{names_of(classes)}]")
+    if len(classes) < 2:  # noqa: PLR2004 - a classifier tells at least two things apart
+        raise DataProblemError(f"column {column!r}: only one class ({found[0]!r}); nothing to classify")
+    index = {name: i for i, name in enumerate(classes)}
+    return np.asarray([index[v] for v in told], dtype=np.int64), classes
+
+
+def _natural(name: str) -> tuple[int, float, str]:
+    """Numbers by value, then text."""
+    try:
+        return (0, float(name), name)
+    except ValueError:
+        return (1, 0.0, name)
+
+
+def _weights(table: Table, column: str) -> npt.NDArray[np.float64]:
+    weights = _numbers(table, column, "weight")
+    if (weights < 0).any():
+        raise _first(table, column, weights < 0, "weight is negative")
+    if weights.sum() == 0:
+        raise DataProblemError(f"column {column!r}: all weights are 0")
+    return weights
+
+
+def _group(table: Table, column: str) -> npt.NDArray[Any]:
+    return np.asarray(["missing" if v is None else v for v in _text(table.columns[column])], dtype=object)
+
+
+def _time(table: Table, spec: DataSpec) -> npt.NDArray[Any] | None:
+    if spec.time is None:
+        return None
+    values = table.columns[spec.time]
+    if values.dtype == object:
+        bad = np.asarray([v is None for v in values], dtype=np.bool_)
+        values = values.astype(str)
+    else:
+        bad = np.isnat(values) if np.issubdtype(values.dtype, np.datetime64) else ~np.isfinite(values.astype(np.float64))
+    if bad.any():
+        raise _first(table, spec.time, bad, "time is missing")
+    return values

@@ -1,0 +1,72 @@
+"""Torch modules to ONNX nodes, one converter per leaf module: no tracing, so it is the same in every torch version and takes
+milliseconds. A module without a converter is refused, never approximated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from torch import nn
+
+from espalier_trainer.engines.torch.mlp import Residual
+from espalier_trainer.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from espalier_trainer.export.graph import Graph
+
+
+def append(graph: Graph, module: nn.Module, x: str) -> str:
+    """Append the evaluation-mode computation of `module` on value `x`; return the output's name."""
+    if isinstance(module, Residual):
+        inner = x
+        for child in module.children():
+            inner = append(graph, child, inner)
+        return graph.add("Add", x, inner)
+    if isinstance(module, nn.Sequential):
+        for child in module.children():
+            x = append(graph, child, x)
+        return x
+    for kind, convert in CONVERTERS.items():
+        if isinstance(module, kind):
+            return convert(graph, module, x)
+    if hasattr(module, "coefficient"):  # dropout and noise blocks: the identity in evaluation mode
+        return x
+    raise InvalidConfigError(f"export: no ONNX form is known for a {type(module).__name__} layer")
+
+
+def _array(tensor: object) -> npt.NDArray[np.float32]:
+    return tensor.detach().cpu().float().numpy()  # type: ignore[attr-defined, no-any-return]
+
+
+def _linear(graph: Graph, module: nn.Linear, x: str) -> str:
+    weight = graph.constant("weight", _array(module.weight))
+    bias = graph.constant("bias", _array(module.bias))
+    return graph.add("Gemm", x, weight, bias, transB=1)
+
+
+def _op(name: str) -> Callable[[Graph, nn.Module, str], str]:
+    return lambda graph, _, x: graph.add(name, x)
+
+
+def _silu(graph: Graph, module: nn.Module, x: str) -> str:
+    return graph.add("Mul", x, graph.add("Sigmoid", x))
+
+
+def _gelu(graph: Graph, module: nn.Module, x: str) -> str:
+    """x/2 (1 + erf(x / sqrt 2)), torch's default form; Gelu itself is an operator only since opset 20."""
+    erf = graph.add("Erf", graph.add("Mul", x, graph.scalar(0.7071067811865476)))
+    return graph.add("Mul", graph.add("Mul", x, graph.scalar(0.5)), graph.add("Add", erf, graph.scalar(1.0)))
+
+
+CONVERTERS: Final[dict[type[nn.Module], Callable[..., str]]] = {
+    nn.Linear: _linear,
+    nn.ReLU: _op("Relu"),
+    nn.Tanh: _op("Tanh"),
+    nn.SELU: _op("Selu"),
+    nn.SiLU: _silu,
+    nn.GELU: _gelu,
+}

@@ -1,0 +1,184 @@
+"""`engine.torch`: from the API's words to a Fit, and from a Fit to scores and graph nodes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from espalier_trainer import rng
+from espalier_trainer.engines.torch import mlp
+from espalier_trainer.engines.torch.convert import append
+from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors, as_numpy, seed_generators
+from espalier_trainer.engines.torch.optimizers import OptimizerSpec
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.machine import cpu_limit, threads_for
+from espalier_trainer.protocol import PlanContext, Regularizer, acting, lookup
+from espalier_trainer.schedule import ConstantRate, CosineRate, LearningRate, StepRate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+    from espalier_api.engines import TorchEngine as TorchConfig
+    from espalier_api.regularizers import Block
+    from torch import nn
+
+    from espalier_trainer.engines import FitData, FitReport, Part
+    from espalier_trainer.export.graph import Graph
+    from espalier_trainer.session import Session
+
+PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def build(config: TorchConfig, regularizers: Mapping[str, Block]) -> TorchEngine:
+    """The engine for a job."""
+    return TorchEngine(config, regularizers)
+
+
+class TorchEngine:
+    """Networks by gradients."""
+
+    def __init__(self, config: TorchConfig, regularizers: Mapping[str, Block]) -> None:
+        self.config, self.regularizers = config, regularizers
+        self.framework = f"torch {torch.__version__.split('+')[0]}"
+        self._context: PlanContext | None = None
+        make_deterministic()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def world(self) -> str:
+        """What bit-equality is promised for."""
+        return f"torch {torch.__version__}, {self.device.type}, {torch.get_num_threads()} threads"
+
+    def plan(self, data: FitData) -> None:
+        """Every block has a file and agrees; the architecture and the precision exist here."""
+        if self.config.precision not in PRECISIONS:
+            raise InvalidConfigError(f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16")
+        if self.config.architecture.mlp is None:
+            declared = ", ".join(self.config.architecture.dump())
+            raise InvalidConfigError(
+                f"engine.torch.architecture: {declared} is not implemented by this trainer; use mlp"
+            )
+        steps = -(-len(data.train) // self.config.batch_size)
+        self._context = PlanContext(
+            regression=not data.classes,
+            classes=data.classes,
+            features=data.features,
+            rows=len(data.train),
+            epochs=self.config.epochs,
+            steps_per_epoch=steps,
+            optimizer=next(iter(self.config.optimizer.dump())),
+            target_scale=data.target_scale,
+            splits=data.splits,
+            declared=frozenset(self.regularizers),
+        )
+        model = self._model(data, 0)
+        work = sum(p.numel() for p in model.parameters()) * min(self.config.batch_size, len(data.train))
+        torch.set_num_threads(threads_for(work, cpu_limit()))
+        Fit(model, self._blocks(), self._tensors(data.train), None, self._settings(data, 0))  # targets select something
+
+    def _blocks(self) -> list[Regularizer[Any]]:
+        blocks = [lookup(name)(config) for name, config in self.regularizers.items()]
+        context = self._context
+        assert context is not None  # noqa: S101 - plan comes first
+        for block in blocks:
+            block.plan(context)
+        return blocks
+
+    def _model(self, data: FitData, seed: int) -> nn.Module:
+        config = self.config.architecture.mlp
+        assert config is not None  # noqa: S101 - plan refused the others
+        seed_generators(rng.derive(seed, "init"), torch.device("cpu"))
+        model = mlp.Mlp(len(data.features), config.hidden, data.outputs, config.activation, residual=config.residual)
+        return model.to(self.device)
+
+    def _tensors(self, part: Part) -> Tensors:
+        y = mlp.on_device(part.y, self.device, torch.int64 if part.y.dtype.kind == "i" else torch.float32)
+        weight = None if part.weight is None else mlp.on_device(part.weight, self.device, torch.float32)
+        return Tensors(mlp.on_device(part.x, self.device, torch.float32), y, weight)
+
+    def _settings(self, data: FitData, seed: int) -> Settings:
+        return Settings(
+            optimizer=optimizer_spec(self.config),
+            rate=learning_rate(self.config),
+            epochs=self.config.epochs,
+            batch_size=self.config.batch_size,
+            seed=seed,
+            regression=not data.classes,
+            autocast=PRECISIONS[self.config.precision],
+        )
+
+    def fit(self, data: FitData, seed: int, session: Session) -> FittedTorch:
+        """Train once; resumes when the session holds a state."""
+        blocks = self._blocks()
+        validation = None if data.validation is None else self._tensors(data.validation)
+        fit = Fit(self._model(data, seed), blocks, self._tensors(data.train), validation, self._settings(data, seed))
+        fit.run(session)
+        for block in blocks:
+            fit.report.notes |= {f"{block.name}.{key}": value for key, value in block.notes().items()}
+        fit.report.notes["world"] = self.world
+        return FittedTorch(fit, blocks)
+
+    def resolved(self) -> dict[str, Any]:
+        """Blocks with defaults filled in."""
+        return {name: config.dump() for name, config in self.regularizers.items()}
+
+    def post_blocks(self) -> list[Regularizer[Any]]:
+        """Blocks that act on final scores."""
+        return acting(self._blocks(), "post")
+
+
+class FittedTorch:
+    """A trained network, in evaluation mode."""
+
+    def __init__(self, fit: Fit, blocks: list[Regularizer[Any]]) -> None:
+        self._fit, self._blocks = fit, blocks
+        self.report: FitReport = fit.report
+
+    def scores(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Standardized features (rows, features) to logits or standardized values."""
+        tensor = mlp.on_device(x, self._fit.train.x.device, self._fit.train.x.dtype)
+        return as_numpy(self._fit.scores(tensor, self._fit.parameters))
+
+    def graph(self, graph: Graph, standardized: str) -> str:
+        """The same function as ONNX nodes."""
+        return append(graph, self._fit.model, standardized)
+
+    def weights(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Parameters and buffers by name."""
+        return {name: value.detach().cpu().numpy() for name, value in self._fit.model.state_dict().items()}
+
+    def files(self) -> Mapping[str, bytes]:
+        """What PACKAGE blocks add."""
+        return {name: data for block in acting(self._blocks, "package") for name, data in block.package().items()}
+
+
+def make_deterministic() -> None:
+    """Same bits on the same machine: deterministic kernels, and nothing filled that will be written anyway."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def optimizer_spec(config: TorchConfig) -> OptimizerSpec:
+    """The API's optimizer in torch's keywords."""
+    chosen = config.optimizer
+    if chosen.sgd is not None:
+        return OptimizerSpec("sgd", {"momentum": chosen.sgd.momentum, "nesterov": chosen.sgd.nesterov})
+    adam = chosen.adam or chosen.adamw
+    assert adam is not None  # noqa: S101 - the API says exactly one
+    return OptimizerSpec("adam" if chosen.adam else "adamw", {"betas": (adam.beta1, adam.beta2)})
+
+
+def learning_rate(config: TorchConfig) -> LearningRate:
+    """The API's schedule as a function of the done fraction."""
+    (settings,) = (o for o in (config.optimizer.sgd, config.optimizer.adam, config.optimizer.adamw) if o is not None)
+    rate, schedule = settings.learning_rate, config.schedule
+    if schedule is not None and schedule.cosine is not None:
+        return CosineRate(rate, schedule.cosine.warmup, schedule.cosine.final)
+    if schedule is not None and schedule.step is not None:
+        return StepRate(rate, schedule.step.every / config.epochs, schedule.step.factor)
+    return ConstantRate(rate)

@@ -1,0 +1,360 @@
+"""The fit: one explicit loop over optimizer steps that walks LOSS → GRAD → STEP, with EPOCH at the end of each pass.
+
+All randomness is a function of (seed, step), all schedules are functions of the done fraction; therefore the state is the model, the
+optimizer, the blocks' own state and the step number, and a fit resumed in the middle of an epoch ends in the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch.func import functional_call
+
+from espalier_trainer import rng
+from espalier_trainer.engines import Contribution, FitReport
+from espalier_trainer.engines.torch import losses
+from espalier_trainer.engines.torch.audit import Audit
+from espalier_trainer.engines.torch.optimizers import OptimizerSpec, OptimizerView
+from espalier_trainer.engines.torch.optimizers import build as build_optimizer
+from espalier_trainer.engines.torch.telemetry import TermLog
+from espalier_trainer.errors import DivergedError, InvalidConfigError
+from espalier_trainer.protocol import Batch, EpochReport, Params, Regularizer, Step, acting, ordered
+from espalier_trainer.schedule import Coefficient, LearningRate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from espalier_trainer.session import Session
+
+EVAL_ROWS: Final = 8192
+LOG_EVERY: Final = 50
+AUDITS: Final = 20  # how often per fit the gradients of terms are compared with the data's
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to fit; `autocast` is the type of forward and backward when it is not the weights' own."""
+
+    optimizer: OptimizerSpec
+    rate: LearningRate
+    epochs: int
+    batch_size: int
+    seed: int
+    regression: bool
+    autocast: torch.dtype | None = None
+    log_every: int = LOG_EVERY
+
+
+@dataclass(slots=True)
+class Tensors:
+    """A split on the device."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: Tensor) -> Batch:
+        """The given rows."""
+        return Batch(self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows])
+
+
+class Fit:
+    """One fit of one model. `run` may be called once; `weights` are the shipped ones afterwards."""
+
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[Regularizer[Any]], train: Tensors, validation: Tensors | None, settings: Settings
+    ) -> None:
+        self.model, self.train, self.validation, self.settings = model, train, validation, settings
+        self.blocks = ordered(blocks)
+        device, dtype = train.x.device, train.x.dtype
+        self.coefficients = {
+            b.name: Coefficient(b.strength(), getattr(b.config, "schedule", None), torch.zeros((), device=device, dtype=dtype))
+            for b in self.blocks
+        }
+        for block in acting(self.blocks, "surgery"):
+            block.surgery(model, self.coefficients[block.name])
+        self.parameters = dict(model.named_parameters())
+        self.params = {b.name: self._params(b) for b in self.blocks if b.selects == "parameters"}
+        self.optimizer = build_optimizer(settings.optimizer, self.parameters.values(), settings.rate.at(0.0))
+        self.view = OptimizerView(self.optimizer)
+        self._plan_hooks()
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.total = settings.epochs * self.steps_per_epoch
+        self.log = TermLog(self.logged, settings.log_every, device)
+        self.audit = Audit([b.name for b in self.blocks])
+        self.step, self.stopped = 0, False
+        self.report = FitReport()
+        self._epoch_sum, self._epoch_steps = 0.0, 0
+        self._last_values: list[Tensor] = []
+
+    def _params(self, block: Regularizer[Any]) -> Params:
+        names = block.selector.choose(self.parameters, block.name, "parameter")
+        return Params(names, [self.parameters[name] for name in names])
+
+    def _plan_hooks(self) -> None:
+        """Bind hooks once: a hook that no block overrides costs nothing per step."""
+        self.batch_blocks = acting(self.blocks, "batch")
+        replacing = acting(self.blocks, "data_loss")
+        if len(replacing) > 1:
+            raise InvalidConfigError(f"regularizers: {' and '.join(b.name for b in replacing)} both replace the data loss; keep one")
+        self.data_loss_block = replacing[0] if replacing else None
+        self.term_blocks = acting(self.blocks, "loss_terms")
+        self.grad_blocks = acting(self.blocks, "penalty_grad")
+        self.transform_blocks = acting(self.blocks, "transform_grad")
+        self.before_blocks = acting(self.blocks, "before_step")
+        self.after_blocks = acting(self.blocks, "after_step")
+        self.valued = acting(self.blocks, "penalty_value")
+        self.logged = [b.name for b in (*self.term_blocks, *self.valued)]
+
+    # --- run --------------------------------------------------------------------------------------------------------
+    def run(self, session: Session) -> None:
+        """All steps that are left, then SELECT. Raises DivergedError, or PreemptedError after saving a checkpoint."""
+        if (state := session.restore()) is not None:
+            self.load_state_dict(state)
+        self.model.train()
+        audit_every = max(1, min(500, self.total // AUDITS))
+        order, order_epoch = None, -1
+        while self.step < self.total and not self.stopped:
+            epoch, position = divmod(self.step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = self._order(epoch), epoch
+            rows = order[position * self.settings.batch_size : (position + 1) * self.settings.batch_size]
+            self._one_step(rows, epoch, audit=self.step % audit_every == 0)
+            self.step += 1
+            if position + 1 == self.steps_per_epoch:
+                self._end_epoch(epoch, session)
+            if session.wants_checkpoint():
+                self._flush()
+                session.save(self.state_dict())
+            session.stop_if_preempted()
+        self._flush()
+        self._finish()
+
+    def _order(self, epoch: int) -> Tensor:
+        """The permutation of rows of this epoch, on the device; one full batch stays in order (nothing to shuffle)."""
+        n = len(self.train)
+        if self.steps_per_epoch == 1:
+            return torch.arange(n, device=self.train.x.device)
+        return torch.from_numpy(rng.permutation(rng.derive(self.settings.seed, "order", epoch), n)).to(self.train.x.device)
+
+    def _one_step(self, rows: Tensor, epoch: int, *, audit: bool) -> None:
+        step = Step(self.step, epoch, self.total, rng.derive(self.settings.seed, "step", self.step))
+        seed_generators(step.seed, self.train.x.device)
+        for coefficient in self.coefficients.values():
+            if coefficient.schedule is not None:
+                coefficient.update(step.fraction)
+        self.view.set_rate(self.settings.rate.at(step.fraction))
+        batch = self.train.take(rows)
+        for block in self.batch_blocks:
+            batch = block.batch(batch, step, self.coefficients[block.name])
+        data, terms = self._objective(batch, step, audit=audit)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = data
+        for name, value in terms.items():
+            total = total + self.coefficients[name].tensor * value
+        total.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self._gradients(step, audit=audit)
+            self._move(audit=audit)
+            if self.log.add(self.step, [data, *(self.coefficients[n].tensor * v for n, v in terms.items()), *self._values()]):
+                self._flush()
+
+    def _objective(self, batch: Batch, step: Step, *, audit: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        cast = self.settings.autocast
+        with torch.autocast(batch.x.device.type, cast) if cast else contextlib.nullcontext():
+            scores = self.model(batch.x)
+        scores = scores.to(batch.x.dtype)  # terms are summed in fp32 or better: bf16 loses penalties
+        regression = self.settings.regression
+        block = self.data_loss_block
+        if block is None:
+            data = losses.mean(losses.per_row(scores, batch, regression=regression), batch.weight)
+        else:
+            data = losses.mean(block.data_loss(scores, batch, self.coefficients[block.name]), batch.weight)
+        terms: dict[str, Tensor] = {}
+        for term_block in self.term_blocks:
+            terms[term_block.name] = torch.stack(list(term_block.loss_terms(scores, batch, step).values())).sum()
+        if audit:
+            plain = losses.mean(losses.per_row(scores, batch, regression=regression), batch.weight) if block else data
+            self.audit.begin(plain, list(self.parameters.values()))
+            if block is not None:
+                self.audit.replaced(block.name, data, plain)
+            for name, value in terms.items():
+                self.audit.term(name, self.coefficients[name].tensor * value)
+        return data, terms
+
+    def _gradients(self, step: Step, *, audit: bool) -> None:
+        for block in self.grad_blocks:
+            params, coefficient = self.params[block.name], self.coefficients[block.name]
+            before = [g.clone() for g in params.grads] if audit else []
+            block.penalty_grad(params, coefficient)
+            if audit:
+                self.audit.penalty(block.name, self._indices(block), before, params.grads)
+        for block in self.transform_blocks:
+            block.transform_grad(self.params[block.name], step, self.coefficients[block.name])
+
+    def _move(self, *, audit: bool) -> None:
+        for block in self.before_blocks:
+            self._moved_by(block, block.before_step, audit=audit)
+        before = [p.detach().clone() for p in self.parameters.values()] if audit else []
+        self.optimizer.step()
+        if audit:
+            self.audit.moved(before, [p.detach() for p in self.parameters.values()])
+        for block in self.after_blocks:
+            self._moved_by(block, block.after_step, audit=audit)
+
+    def _moved_by(self, block: Regularizer[Any], hook: Any, *, audit: bool) -> None:  # noqa: ANN401 - either STEP hook
+        params = self.params[block.name]
+        before = [p.detach().clone() for p in params.values] if audit else []
+        hook(params, self.view, self.coefficients[block.name])
+        if audit:
+            self.audit.displaced(block.name, before, [p.detach() for p in params.values])
+
+    def _values(self) -> list[Tensor]:
+        """Weighted penalties. Read on the first step of each log window only: they change slowly and cost a pass over the weights."""
+        if self.valued and self.log.empty:
+            self._last_values = [
+                self.coefficients[b.name].tensor * b.penalty_value(self.params[b.name]).to(self.train.x.dtype) for b in self.valued
+            ]
+        return self._last_values
+
+    def _indices(self, block: Regularizer[Any]) -> list[int]:
+        position = {name: i for i, name in enumerate(self.parameters)}
+        return [position[name] for name in self.params[block.name].names]
+
+    # --- epoch ------------------------------------------------------------------------------------------------------
+    def _flush(self) -> None:
+        filled = self.log.filled
+        if filled:
+            self._epoch_sum += self.log.flush()[0] * filled
+            self._epoch_steps += filled
+            self.audit.collect()
+
+    def _end_epoch(self, epoch: int, session: Session) -> None:
+        self._flush()
+        entry = {"epoch": float(epoch), "train": self._epoch_sum / max(self._epoch_steps, 1)}
+        self._epoch_sum, self._epoch_steps = 0.0, 0
+        if self.validation is not None:
+            weights = self.shipped()
+            report = self._validate(epoch, weights)
+            if not math.isfinite(report.loss):
+                raise DivergedError(f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate")
+            entry |= {"validation": report.loss, "metric": report.metric}
+            self.stopped = any([b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")])
+        self.report.history.append(entry)
+        session.progress(self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions())
+
+    def _validate(self, epoch: int, weights: Mapping[str, Tensor]) -> EpochReport:
+        validation = self.validation
+        assert validation is not None  # noqa: S101 - the caller asked for it
+        scores = self.scores(validation.x, weights)
+        with torch.no_grad():
+            batch = Batch(scores, validation.y)
+            loss = float(losses.per_row(scores, batch, regression=self.settings.regression).mean())
+            if self.settings.regression:
+                residual = (scores.squeeze(-1) - validation.y).square().mean()
+                metric = 1.0 - float(residual / validation.y.var(unbiased=False).clamp_min(1e-12))
+            else:
+                metric = float((scores.argmax(-1) == validation.y).double().mean())
+        return EpochReport(epoch, loss, metric, scores.double().cpu().numpy(), validation.y.cpu().numpy())
+
+    def scores(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        """Evaluation-mode scores (rows, outputs) with the given weights; the generator and the training mode are left as they were."""
+        was_training = self.model.training
+        self.model.eval()
+        state = {**dict(self.model.named_buffers()), **weights}
+        with torch.no_grad():
+            parts = [functional_call(self.model, state, (part,)) for part in x.split(EVAL_ROWS)]
+        self.model.train(was_training)
+        return torch.cat(parts)
+
+    def shipped(self) -> dict[str, Tensor]:
+        """The weights that would be shipped now: the model's own unless an averaging block holds better ones."""
+        weights = {name: p.detach() for name, p in self.parameters.items()}
+        for block in acting(self.blocks, "evaluation_weights"):
+            weights |= block.evaluation_weights()
+        return weights
+
+    def _finish(self) -> None:
+        weights = {name: p.detach().clone() for name, p in self.parameters.items()}
+        for block in acting(self.blocks, "select"):
+            weights = block.select(weights)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+        self.model.eval()
+        self.report.epochs, self.report.steps = len(self.report.history), self.step
+        self.report.contributions = self.contributions()
+        self.report.gradient_norms = list(self.audit.data_norms)
+
+    def contributions(self) -> dict[str, Contribution]:
+        """What each block did so far, means over the logged steps."""
+        steps = max(self.log.steps, 1)
+        means = dict(zip(self.log.terms, (s / steps for s in self.log.sums), strict=True))
+        apart = {b.name for b in self.blocks if not b.in_objective}
+        objective = sum(abs(v) for name, v in means.items() if name not in apart)
+        told: dict[str, Contribution] = {}
+        for block in self.blocks:
+            coefficient = self.coefficients[block.name]
+            one = Contribution(coefficient.value if block.annealed else block.strength())
+            if block.name in means and block.name in self.logged:
+                one.weighted = means[block.name]
+                one.value = one.weighted / coefficient.value if coefficient.value else None
+                one.share = abs(one.weighted) / objective if objective and block.in_objective else None
+            told[block.name] = self.audit.complete(block.name, one)
+        return told
+
+    # --- state ------------------------------------------------------------------------------------------------------
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed fit needs; tensors by name, so that it survives a change in parameter order."""
+        moments = {
+            name: {k: v for k, v in self.optimizer.state[p].items() if v is not None} for name, p in self.parameters.items()
+        }
+        return {
+            "step": self.step,
+            "stopped": self.stopped,
+            "model": dict(self.model.state_dict()),
+            "optimizer": moments,
+            "blocks": {b.name: b.state_dict() for b in self.blocks},
+            "history": self.report.history,
+            "epoch": [self._epoch_sum, self._epoch_steps],
+            "log": [self.log.sums, self.log.steps],
+            "audit": self.audit.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.step, self.stopped = state["step"], state["stopped"]
+        self.model.load_state_dict(state["model"])
+        for name, moments in state["optimizer"].items():
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter] = {
+                k: v.to(parameter.device if v.dim() else v.device) if isinstance(v, torch.Tensor) else v for k, v in moments.items()
+            }
+        for block in self.blocks:
+            block.load_state_dict(state["blocks"][block.name])
+        self.report.history = list(state["history"])
+        self._epoch_sum, self._epoch_steps = state["epoch"]
+        self.log.sums, self.log.steps = list(state["log"][0]), state["log"][1]
+        self.audit.load_state_dict(state["audit"])
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Reseed the generator that this device draws from."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def as_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:
+    """Host copy in double precision."""
+    return np.asarray(tensor.detach().double().cpu().numpy())

@@ -1,0 +1,99 @@
+"""Builds the one graph that is served: raw features → standardize → model → temperature → outputs of the contract.
+
+Written with onnx.helper, not traced: names, shapes and operators are exactly these, whatever engine or version made the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
+from onnx import TensorProto, checker, helper, numpy_helper
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from onnx import ModelProto, NodeProto
+
+    from espalier_trainer.engines import Fitted
+    from espalier_trainer.preprocessing import Standardizer
+
+OPSET: Final = 18
+IR_VERSION: Final = 9  # read by every onnxruntime since 1.15
+
+
+class Graph:
+    """A growing list of nodes; values are named by what made them."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[Any] = []
+        self._count = 0
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind.lower()}_{self._count}"
+
+    def constant(self, kind: str, array: npt.NDArray[Any]) -> str:
+        """Store an array; return its name."""
+        name = self._name(kind)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def scalar(self, value: float) -> str:
+        """A float32 number."""
+        return self.constant("scalar", np.asarray(value, dtype=np.float32))
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:  # noqa: ANN401 - ONNX attributes
+        """Append a node with one output; return the output's name."""
+        name = output or self._name(operator)
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=f"node_{name}", **attributes))
+        return name
+
+    def embed(self, model: ModelProto, x: str, wanted: str) -> str:
+        """Append another model's nodes on value `x`, its names prefixed; return its output `wanted`."""
+        prefix = f"{self._name('embedded')}/"
+        inputs = {model.graph.input[0].name: x}
+
+        def renamed(name: str) -> str:
+            return inputs.get(name, prefix + name) if name else ""
+
+        for tensor in model.graph.initializer:
+            copy = type(tensor)()
+            copy.CopyFrom(tensor)
+            copy.name = prefix + tensor.name
+            self.constants.append(copy)
+        for node in model.graph.node:
+            copy = type(node)()
+            copy.CopyFrom(node)
+            copy.name = prefix + (node.name or self._name(node.op_type))
+            copy.input[:] = [renamed(n) for n in node.input]
+            copy.output[:] = [renamed(n) for n in node.output]
+            self.nodes.append(copy)
+        return prefix + wanted
+
+
+def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float) -> bytes:
+    """The whole model as ONNX bytes: input float32 [N, features]; outputs `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]."""
+    graph = Graph()
+    centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
+    x = graph.add("Div", centred, graph.constant("scale", standardizer.scale.astype(np.float32)))
+    scores = fitted.graph(graph, x)
+    if classes:
+        tempered = graph.add("Div", scores, graph.scalar(temperature))
+        graph.add("Softmax", tempered, output=ONNX_PROBABILITIES, axis=1)
+        graph.add("ArgMax", scores, output=ONNX_LABEL, axis=1, keepdims=0)
+        outputs = [
+            helper.make_tensor_value_info(ONNX_LABEL, TensorProto.INT64, ["N"]),
+            helper.make_tensor_value_info(ONNX_PROBABILITIES, TensorProto.FLOAT, ["N", classes]),
+        ]
+    else:
+        scaled = graph.add("Mul", scores, graph.scalar(standardizer.target_scale))
+        graph.add("Add", scaled, graph.scalar(standardizer.target_mean), output=ONNX_VALUE)
+        outputs = [helper.make_tensor_value_info(ONNX_VALUE, TensorProto.FLOAT, ["N", 1])]
+    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.mean)])
+    proto = helper.make_graph(graph.nodes, "espalier", [features], outputs, graph.constants)
+    domains = {node.domain for node in graph.nodes}
+    opsets = [helper.make_opsetid("", OPSET)] + ([helper.make_opsetid("ai.onnx.ml", 3)] if "ai.onnx.ml" in domains else [])
+    model = helper.make_model(proto, opset_imports=opsets, producer_name="espalier", ir_version=IR_VERSION)
+    checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())

@@ -1,0 +1,277 @@
+"""The plug-in contract: one regularizer is one file that registers one class, and everything it may do is a hook below.
+
+Order is never the user's business: the engine walks the stages PLAN → SURGERY → DATA → LOSS → GRAD → STEP → EPOCH → SELECT → POST →
+PACKAGE, and within a stage the blocks by their `order`. A class overrides the hooks it needs; hooks that nobody overrides cost
+nothing in the loop. Torch is imported by the files that use it, never here: classical engines start without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.targets import Selector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from espalier_trainer.schedule import Coefficient
+
+
+class Stage(IntEnum):
+    """When a block acts. The numbers are the order."""
+
+    PLAN = 0
+    SURGERY = 1
+    DATA = 2
+    LOSS = 3
+    GRAD = 4
+    STEP = 5
+    EPOCH = 6
+    SELECT = 7
+    POST = 8
+    PACKAGE = 9
+
+
+# Positions within a stage: what must come before what, whoever adds a file later.
+FIRST: Final = 0
+MIDDLE: Final = 50
+LAST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """What is known before anything is built; `plan` refuses by raising InvalidConfigError."""
+
+    regression: bool
+    classes: int
+    features: tuple[str, ...]
+    rows: int
+    epochs: int
+    steps_per_epoch: int
+    optimizer: str
+    target_scale: float  # standard deviation of the target in its own unit; 1 for classification
+    splits: frozenset[str]  # names of the splits that have rows
+    declared: frozenset[str]  # names of all declared blocks
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch on the device: `x` (rows, features) standardized, `y` (rows,) class index or value, or (rows, classes) shares."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where the fit is. `index` counts all optimizer steps from 0; `seed` is this step's own."""
+
+    index: int
+    epoch: int
+    total: int
+    seed: int
+
+    @property
+    def fraction(self) -> float:
+        """Done part of the fit, 0 at the first step, 1 at the last."""
+        return self.index / max(self.total - 1, 1)
+
+
+@dataclass(slots=True)
+class Params:
+    """Selected parameters of the model; the lists are parallel."""
+
+    names: list[str]
+    values: list[nn.Parameter]
+
+    @property
+    def grads(self) -> list[Tensor]:
+        """Their gradients; exist after backward."""
+        return [p.grad for p in self.values if p.grad is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What EPOCH hooks judge: evaluation mode, unpenalised, on the validation split with the weights that would be shipped."""
+
+    epoch: int  # counted from 0
+    loss: float
+    metric: float  # accuracy, or R2 for regression: larger is better
+    scores: npt.NDArray[np.float64]  # (rows, classes) logits or (rows, 1) values
+    y: npt.NDArray[Any]
+
+
+@dataclass(slots=True)
+class PostContext:
+    """What POST hooks work on: final scores per split and what the packaged graph does after the network."""
+
+    scores: Mapping[str, npt.NDArray[np.float64]]  # per split name: (rows, classes) logits or (rows, 1) values
+    y: Mapping[str, npt.NDArray[Any]]
+    temperature: float = 1.0
+    notes: dict[str, Any] = field(default_factory=dict)  # goes into metrics.json
+
+
+class StepView:
+    """What STEP hooks may know of the optimizer: learning rate now, and the step size that one parameter's elements get."""
+
+    learning_rate: float = 0.0
+
+    def step_size(self, parameter: nn.Parameter) -> Tensor | float:
+        """Effective step per unit of a constant gradient, scalar or elementwise like `parameter`."""
+        raise NotImplementedError
+
+
+C = TypeVar("C")
+
+
+class Regularizer(Generic[C]):
+    """Base of every block; all hooks do nothing until overridden. One instance per fit: state lives in attributes."""
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    order: ClassVar[int] = MIDDLE
+    annealed: ClassVar[str | None] = None  # the config field that `schedule` scales; None: a schedule is refused
+    in_objective: ClassVar[bool] = True  # False: acts apart from the objective (decay), so it has no share of it
+    selects: str | None = "parameters"  # what `target` globs over: parameters | layers | features; None: refused
+
+    def __init__(self, config: C) -> None:
+        self.config = config
+        self.selector = Selector.of(
+            getattr(config, "target", None), **({} if self.selects == "parameters" else {"default_exclude": ()})
+        )
+
+    def acts(self, hook: str) -> bool:
+        """True when this block takes part in `hook`: its class defines it. A block whose config decides narrows this down."""
+        return getattr(type(self), hook) is not getattr(Regularizer, hook)
+
+    def strength(self) -> float:
+        """The declared value of the annealed field; 1 when nothing can be annealed."""
+        return float(getattr(self.config, self.annealed)) if self.annealed else 1.0
+
+    # PLAN ---------------------------------------------------------------------------------------------------------
+    def plan(self, context: PlanContext) -> None:
+        """Refuse what cannot work with this task, data or optimizer, before anything is spent."""
+
+    # SURGERY ------------------------------------------------------------------------------------------------------
+    def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
+        """Change modules in place; called once, before the optimizer exists."""
+
+    # DATA ---------------------------------------------------------------------------------------------------------
+    def batch(self, batch: Batch, step: Step, coefficient: Coefficient) -> Batch:
+        """Change the batch; randomness comes from torch's generator, which is seeded by the step."""
+        raise NotImplementedError
+
+    # LOSS ---------------------------------------------------------------------------------------------------------
+    def data_loss(self, scores: Tensor, batch: Batch, coefficient: Coefficient) -> Tensor:
+        """Per-row data loss (rows,) that replaces the plain one. At most one block of a job overrides it."""
+        raise NotImplementedError
+
+    def loss_terms(self, scores: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Terms added to the data loss, before their coefficient: scalars, fp32 or better."""
+        raise NotImplementedError
+
+    # GRAD ---------------------------------------------------------------------------------------------------------
+    def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:
+        """Add the penalty's gradient, coefficient included, to each `.grad` in place."""
+        raise NotImplementedError
+
+    def penalty_value(self, params: Params) -> Tensor:
+        """The penalty before its coefficient (scalar, on device). Asked only on logged steps: it reads every weight."""
+        raise NotImplementedError
+
+    def transform_grad(self, params: Params, step: Step, coefficient: Coefficient) -> None:
+        """Change complete gradients in place (clip, noise)."""
+        raise NotImplementedError
+
+    # STEP ---------------------------------------------------------------------------------------------------------
+    def before_step(self, params: Params, view: StepView, coefficient: Coefficient) -> None:
+        """Change weights before the optimizer moves them (decay)."""
+        raise NotImplementedError
+
+    def after_step(self, params: Params, view: StepView, coefficient: Coefficient) -> None:
+        """Prox, projection, masks, averages."""
+        raise NotImplementedError
+
+    # EPOCH, SELECT, POST, PACKAGE -----------------------------------------------------------------------------------
+    def evaluation_weights(self) -> Mapping[str, Tensor]:
+        """Weights that would be shipped if they are not the model's own (an average)."""
+        raise NotImplementedError
+
+    def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
+        """Look at the validation result and the weights behind it; True stops the fit."""
+        raise NotImplementedError
+
+    def select(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Choose the weights to ship; gets those that the block before chose."""
+        raise NotImplementedError
+
+    def post(self, context: PostContext) -> None:
+        """Work on the final scores (calibrate, choose thresholds)."""
+        raise NotImplementedError
+
+    def package(self) -> Mapping[str, bytes]:
+        """More files for the artifact, by name."""
+        raise NotImplementedError
+
+    # STATE --------------------------------------------------------------------------------------------------------
+    def notes(self) -> dict[str, Any]:
+        """What a person wants to know afterwards (best epoch, zeros reached); goes into regularizers.json."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed fit needs: tensors, numbers, text, lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+
+
+R = TypeVar("R", bound="type[Regularizer[Any]]")
+REGISTRY: Final[dict[str, type[Regularizer[Any]]]] = {}
+
+
+def register(cls: R) -> R:
+    """Class decorator: make a block known under its `name`. A name is given once."""
+    if cls.name in REGISTRY and REGISTRY[cls.name].__module__ != cls.__module__:
+        raise ValueError(f"regularizer {cls.name!r} is registered by {REGISTRY[cls.name].__module__} and {cls.__module__}")
+    REGISTRY[cls.name] = cls
+    return cls
+
+
+def lookup(name: str) -> type[Regularizer[Any]]:
+    """The class behind a block's name; its file is regularizers/<snake_case name>.py. R38: what no file implements is refused."""
+    if name not in REGISTRY:
+        module = f"{__package__}.regularizers.{snake_case(name)}"
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise InvalidConfigError(
+                f"R38: regularizers.{name}: this trainer does not implement the block, and a declared block is never ignored. "
+                "Remove it or use an image that has it"
+            ) from None
+    return REGISTRY[name]
+
+
+def snake_case(name: str) -> str:
+    """`labelSmoothing` → `label_smoothing`."""
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+
+
+def ordered(blocks: Iterable[Regularizer[Any]]) -> list[Regularizer[Any]]:
+    """In stage order, then by `order`, then by name: the same whatever order a user wrote."""
+    return sorted(blocks, key=lambda b: (b.stage, b.order, b.name))
+
+
+def acting(blocks: Iterable[Regularizer[Any]], hook: str) -> list[Regularizer[Any]]:
+    """The blocks that take part in `hook`, ordered."""
+    return ordered(b for b in blocks if b.acts(hook))

@@ -1,0 +1,55 @@
+"""Dropout: drops activations with probability p in training and scales the rest by 1/(1-p). Srivastava et al. 2014. For a linear model
+with dropout on its inputs this is a ridge penalty p/(1-p) * diag(X'X) (Wager et al. 2013)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from espalier_api.regularizers import Dropout as DropoutConfig
+from torch import Tensor, nn
+
+from espalier_trainer.engines.torch.mlp import insert_after, layer_names
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
+
+if TYPE_CHECKING:
+    from espalier_trainer.schedule import Coefficient
+
+
+class AnnealedDropout(nn.Module):
+    """Dropout whose probability is the coefficient in force; `kind` element or alpha (for SELU)."""
+
+    def __init__(self, coefficient: Coefficient, kind: str) -> None:
+        super().__init__()
+        self.coefficient, self.kind = coefficient, kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; the identity in evaluation mode."""
+        drop = F.alpha_dropout if self.kind == "alpha" else F.dropout
+        return drop(x, self.coefficient.value, self.training)
+
+
+@register
+class Dropout(Regularizer[DropoutConfig]):
+    """After the activation of each selected hidden layer."""
+
+    name = "dropout"
+    stage = Stage.SURGERY
+    order = LAST  # after whatever rebuilds layers
+    annealed = "p"
+    selects = "layers"
+
+    def plan(self, context: PlanContext) -> None:
+        """Channels exist in convolutions only."""
+        if self.config.kind == "channel":
+            raise InvalidConfigError("regularizers.dropout.kind: channel needs convolutions; use element or alpha with an mlp")
+
+    def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
+        """Append a dropout module to each selected layer."""
+        schedule = coefficient.schedule
+        peak = coefficient.strength * (max(schedule.from_, schedule.to) if schedule else 1.0)
+        if peak >= 1.0:
+            raise InvalidConfigError(f"regularizers.dropout: p times its schedule reaches {peak:.3g}; keep it below 1")
+        for layer in self.selector.choose(layer_names(model), self.name, "layer"):
+            insert_after(model, layer, "dropout", AnnealedDropout(coefficient, self.config.kind))
