@@ -80,6 +80,14 @@ class Seen:
     manifest: v.Stored | StoreTrouble | Absent | None = None
     progress: TrainingProgress | None = None
 
+    @property
+    def valid_spec(self) -> RegularizedModelSpec:
+        """The spec, for code that is only reached with one; ValueError is a bug in the order of rules."""
+        if self.spec is None:
+            msg = f"RegularizedModel {self.meta.namespace}/{self.meta.name}: a valid spec is needed here"
+            raise ValueError(msg)
+        return self.spec
+
 
 class Question(Enum):
     """I/O that a decision needs and that is too dear for every pass."""
@@ -151,12 +159,11 @@ def may_be_published(training: TrainingStatus, attempt: Attempt) -> bool:
 
 def is_still_wanted(seen: Seen, training: TrainingStatus) -> bool:
     """False when the spec asks for something else than what is being trained. Decided without the store."""
-    assert seen.spec is not None  # noqa: S101 - called with a valid spec
     version = v.find(seen.status.versions, training.version)
-    snapshot, recorded = seen.spec.data.snapshot, seen.status.snapshot
+    snapshot, recorded = seen.valid_spec.data.snapshot, seen.status.snapshot
     if version is None or version.snapshot_digest is None or recorded is None or recorded.uri != snapshot.uri:
         return False
     if snapshot.digest not in (None, version.snapshot_digest):
         return False
     requests = (None, seen.status.handled_request)
-    return training.spec_hash in {spec_hash(seen.spec, version.snapshot_digest, request) for request in requests}
+    return training.spec_hash in {spec_hash(seen.valid_spec, version.snapshot_digest, request) for request in requests}

@@ -243,8 +243,7 @@ def _version_of(seen: Seen, training: TrainingStatus) -> VersionStatus:
 
 
 def _snapshot(seen: Seen, listing: Listing, now: datetime) -> SnapshotStatus:
-    assert seen.spec is not None  # noqa: S101 - a listing is only asked for with a spec
-    uri, known = seen.spec.data.snapshot.uri, seen.status.snapshot
+    uri, known = seen.valid_spec.data.snapshot.uri, seen.status.snapshot
     if known is not None and (known.uri, known.digest) == (uri, listing.digest):
         return known
     return SnapshotStatus(uri=uri, digest=listing.digest, objects=listing.objects, bytes=listing.bytes, resolved_at=now)
@@ -254,15 +253,14 @@ def _begin_version(
     seen: Seen, status: RegularizedModelStatus, listing: Listing, now: datetime, request: str | None
 ) -> Step:
     """Record the version and its first attempt; the Job follows in the same plan."""
-    assert seen.spec is not None  # noqa: S101 - a listing is only asked for with a spec
     stored = seen.holdings.numbers if isinstance(seen.holdings, Holdings) else frozenset[int]()
     number = v.next_number(status.next_version, status.versions, stored)
     version = VersionStatus(
         version=version_name(number),
         state="Training",
-        spec_hash=spec_hash(seen.spec, listing.digest, request),
+        spec_hash=spec_hash(seen.valid_spec, listing.digest, request),
         snapshot_digest=listing.digest,
-        seed=seen.spec.data.split.seed,
+        seed=seen.valid_spec.data.split.seed,
         created_at=now,
         parent=seen.rollout.champion,
         requested_by=f"request/{request}" if request else "spec",

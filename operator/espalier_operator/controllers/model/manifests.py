@@ -1,0 +1,234 @@
+"""Children of a RegularizedModel as manifests: the training Job and the ConfigMap with its job.json. Pure.
+
+A Job is created once and never changed (its template is immutable, and Kueue rewrites the mutable parts). Its pod
+meets the restricted profile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from espalier_api import names
+from espalier_api.hashing import sha256
+from espalier_api.kubernetes import EnvVar, ObjectMeta, owner_reference
+from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, TrainingJob
+from espalier_operator.decisions.attempts import CONTAINER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from espalier_api.model import RegularizedModelSpec, VersionStatus
+    from espalier_api.model_spec import Training
+
+KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+USER: Final = 65532
+GRACE_SECONDS: Final = 60
+"""From SIGTERM to SIGKILL: time for a checkpoint to reach the store."""
+TMP: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
+SHM: Final = "/dev/shm"  # noqa: S108 - an emptyDir of the pod's own
+TMP_SIZE: Final = "8Gi"
+SHM_SIZE: Final = "1Gi"
+"""torch's workers share tensors through it; the default of 64 MiB makes them die with a bus error."""
+
+
+def job_children(
+    meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int, image: str
+) -> tuple[Mapping[str, Any], ...]:
+    """The ConfigMap first, so that the pod never waits for it, then the Job."""
+    image = spec.training.image or image
+    document = training_job(meta, spec, version, attempt, image).to_json()
+    return _config_map(meta, version, attempt, document), _job(
+        meta, spec, version, attempt, image, sha256(document.encode())
+    )
+
+
+def training_job(
+    meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int, image: str
+) -> TrainingJob:
+    """What the trainer is told: the whole contract in one document."""
+    snapshot = spec.data.snapshot.model_copy(update={"digest": version.snapshot_digest})
+    root, place = spec.artifacts.uri, (meta.namespace, meta.name)
+    parent = version.parent
+    gates = spec.evaluation.gates
+    return TrainingJob(
+        model=JobModel(namespace=meta.namespace, name=meta.name, uid=meta.uid, generation=meta.generation),
+        version=version.version,
+        attempt=attempt,
+        spec_hash=version.spec_hash or "",
+        parent=parent,
+        parent_artifact=JobArtifact(uri=names.artifact_prefix(root, *place, parent)) if parent else None,
+        requested_by=version.requested_by,
+        task=spec.task,
+        data=spec.data.model_copy(update={"snapshot": snapshot}),
+        engine=spec.engine,
+        regularizers=spec.regularizers,
+        search=spec.search,
+        seeds=spec.evaluation.seeds,
+        seed=spec.data.split.seed,
+        artifact=JobArtifact(uri=names.artifact_prefix(root, *place, version.version)),
+        checkpoint=JobCheckpoint(
+            uri=names.checkpoint_prefix(root, *place, version.version), interval=spec.training.checkpoint.interval
+        ),
+        image=image,
+        latency_gate=any(gate.metric == "latencyP95Seconds" for gate in gates),
+        group_metrics=tuple(sorted({gate.group for gate in gates if gate.group is not None})),
+    )
+
+
+def job_labels(model: str, version: str, attempt: int) -> dict[str, str]:
+    """Labels of a Job, its pod and its ConfigMap."""
+    return {
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        names.LABEL_MODEL: model,
+        names.LABEL_VERSION: version,
+        names.LABEL_ATTEMPT: str(attempt),
+        names.LABEL_COMPONENT: names.COMPONENT_TRAINER,
+    }
+
+
+def _metadata(meta: ObjectMeta, version: VersionStatus, attempt: int) -> dict[str, Any]:
+    return {
+        "name": names.job_name(meta.name, version.version, attempt),
+        "namespace": meta.namespace,
+        "labels": job_labels(meta.name, version.version, attempt),
+        "ownerReferences": [owner_reference(names.KIND_MODEL, names.API_VERSION, meta)],
+    }
+
+
+def _config_map(meta: ObjectMeta, version: VersionStatus, attempt: int, document: str) -> dict[str, Any]:
+    metadata = _metadata(meta, version, attempt)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {names.JOB_KEY: document}}
+
+
+def _job(
+    meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int, image: str, digest: str
+) -> dict[str, Any]:
+    metadata = _metadata(meta, version, attempt)
+    metadata["annotations"] = {names.ANNOTATION_SPEC_DIGEST: digest}
+    queue = spec.training.queue_name
+    if queue is not None:
+        metadata["labels"] |= {KUEUE_QUEUE: queue}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            **({"suspend": True} if queue is not None else {}),
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": 0,  # the operator decides on attempts
+            "podReplacementPolicy": "Failed",  # never two pods that write the same version
+            "activeDeadlineSeconds": max(1, int(spec.training.deadline.total_seconds())),
+            "podFailurePolicy": {
+                # The exit code first: it is then in the Job's condition, also when the pod is gone. Both fail the Job.
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
+                    },
+                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]},
+                ]
+            },
+            "template": {
+                "metadata": {"labels": job_labels(meta.name, version.version, attempt), "annotations": _scraped()},
+                "spec": _pod(metadata["name"], spec, image),
+            },
+        },
+    }
+
+
+def _scraped() -> dict[str, str]:
+    return {
+        names.ANNOTATION_SCRAPE: "true",
+        names.ANNOTATION_SCRAPE_PORT: str(names.PORT_TRAINER),
+        names.ANNOTATION_SCRAPE_PATH: "/metrics",
+    }
+
+
+def _pod(job: str, spec: RegularizedModelSpec, image: str) -> dict[str, Any]:
+    training = spec.training
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(spec, image)],
+        "volumes": [
+            {"name": "job", "configMap": {"name": job, "defaultMode": 0o444}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE}},
+        ],
+    }
+    return pod | _placement(training)
+
+
+def _placement(training: Training) -> dict[str, Any]:
+    """What the spec says about where the pod runs; absent fields stay absent."""
+    wanted = {
+        "nodeSelector": dict(training.node_selector),
+        "tolerations": [toleration.dump() for toleration in training.tolerations],
+        "priorityClassName": training.priority_class_name,
+        "serviceAccountName": training.service_account_name,
+    }
+    return {field: value for field, value in wanted.items() if value}
+
+
+def _container(spec: RegularizedModelSpec, image: str) -> dict[str, Any]:
+    training = spec.training
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["--job", names.JOB_PATH],
+        "env": _environment(spec),
+        "ports": [{"name": "http", "containerPort": names.PORT_TRAINER}],
+        "resources": training.resources.dump(),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": names.TERMINATION_LOG,
+        "terminationMessagePolicy": "File",
+        "volumeMounts": [
+            {"name": "job", "mountPath": names.JOB_PATH.rpartition("/")[0], "readOnly": True},
+            {"name": "tmp", "mountPath": TMP},
+            {"name": "shm", "mountPath": SHM},
+        ],
+    }
+
+
+def _environment(spec: RegularizedModelSpec) -> list[dict[str, Any]]:
+    """HOME first, then the store's credentials key by key, then the user's own: nothing of the Secret comes along unasked."""
+    secret = spec.artifacts.secret_ref
+    return [
+        {"name": "HOME", "value": TMP},
+        *(s3_environment(secret.name) if secret is not None else ()),
+        *(_variable(variable) for variable in spec.training.env),
+    ]
+
+
+def s3_environment(secret: str) -> list[dict[str, Any]]:
+    """The tenant's S3 keys as environment, by explicit reference; the kubelet reads the Secret, the operator never does."""
+    required = [(key, False) for key in names.S3_REQUIRED_KEYS]
+    optional = [(key, True) for key in names.S3_OPTIONAL_KEYS]
+    return [
+        {
+            "name": key,
+            "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **({"optional": True} if may_lack else {})}},
+        }
+        for key, may_lack in (*required, *optional)
+    ]
+
+
+def _variable(variable: EnvVar) -> dict[str, Any]:
+    if variable.secret_key_ref is None:
+        return {"name": variable.name, "value": variable.value}
+    return {"name": variable.name, "valueFrom": {"secretKeyRef": variable.secret_key_ref.dump()}}

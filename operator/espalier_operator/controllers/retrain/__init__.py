@@ -1,0 +1,1 @@
+"""The RetrainPolicy controller: the only writer of RetrainPolicy.status."""
