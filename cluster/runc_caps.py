@@ -15,6 +15,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Order is the kernel's numbering (include/uapi/linux/capability.h).
 _KERNEL_ORDER = """
@@ -35,11 +39,11 @@ def bounding_set(status: str) -> set[str]:
     return set(NAMES)
 
 
-def filtered(process: dict[str, object], allowed: set[str]) -> dict[str, object]:
+def filtered(process: Mapping[str, object], allowed: set[str]) -> dict[str, object]:
     """An OCI process object whose capability lists name only what is allowed."""
     capabilities = process.get("capabilities")
     if not isinstance(capabilities, dict):
-        return process
+        return dict(process)
     kept = {
         kind: [name for name in names if name in allowed] if isinstance(names, list) else names
         for kind, names in capabilities.items()
