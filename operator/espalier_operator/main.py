@@ -52,6 +52,10 @@ def build(settings: Settings) -> kopf.OperatorRegistry:
         running["runtime"] = runtime = Runtime(operator_settings, await connect())
         runtime.start()
 
+    @kopf.on.login(registry=registry)
+    def login(**context: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401 - kopf's protocol
+        return kopf.login_via_client(**context)
+
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:  # noqa: ANN401 - kopf's protocol
         if (runtime := running.pop("runtime", None)) is not None:
