@@ -135,8 +135,10 @@ class Sli(ApiModel):
             holds=lambda sli: sli.min is None or sli.max is None or sli.min <= sli.max,
         ),
         Cel(
-            rule="has(self.query) || has(self.drift) || has(self.disagreement) || (!has(self.failureLimit) && !has(self.consecutiveErrorLimit))",
-            message="sli: failureLimit and consecutiveErrorLimit belong to thresholds (query, drift, disagreement); the others weigh evidence",
+            rule="has(self.query) || has(self.drift) || has(self.disagreement)"
+            " || (!has(self.failureLimit) && !has(self.consecutiveErrorLimit))",
+            message="sli: failureLimit and consecutiveErrorLimit belong to thresholds (query, drift, disagreement);"
+            " the others weigh evidence",
             holds=lambda sli: sli.is_threshold or (sli.failure_limit is None and sli.consecutive_error_limit is None),
         ),
         Cel(

@@ -6,7 +6,7 @@ it is a plain string wherever one is needed. Events use the same reasons.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from pydantic import Field
 
@@ -39,7 +39,7 @@ class Word(str):
     __slots__ = ("meaning",)
     meaning: str
 
-    def __new__(cls, name: str, meaning: str) -> Word:
+    def __new__(cls, name: str, meaning: str) -> Self:
         """Make the string and remember what it means."""
         word = super().__new__(cls, name)
         word.meaning = meaning
@@ -50,12 +50,6 @@ class Reason(Word):
     """Why a condition has its status, or why an event was sent."""
 
     __slots__ = ()
-
-    def __new__(cls, name: str, meaning: str) -> Reason:
-        """Make the reason; `isinstance(x, Reason)` finds all of them."""
-        word = Word.__new__(cls, name, meaning)
-        assert isinstance(word, Reason)  # noqa: S101 - narrows the type, cannot fail
-        return word
 
 
 # --- types: all kinds ------------------------------------------------------------------------------------------------

@@ -122,7 +122,8 @@ class Data(ApiModel):
             holds=lambda data: data.split.strategy != "group" or bool(data.group_columns),
         ),
         Cel(
-            rule="(!has(self.weightColumn) || self.weightColumn != self.target) && (!has(self.timeColumn) || self.timeColumn != self.target)",
+            rule="(!has(self.weightColumn) || self.weightColumn != self.target)"
+            " && (!has(self.timeColumn) || self.timeColumn != self.target)",
             message="data: target cannot be the weight or time column as well",
             holds=lambda data: data.target not in (data.weight_column, data.time_column),
         ),

@@ -43,7 +43,8 @@ class Gate(ApiModel):
 
     cel = (
         Cel(
-            rule="has(self.vs) ? (has(self.maxDrop) && !has(self.min) && !has(self.max)) : (!has(self.maxDrop) && (has(self.min) || has(self.max)))",
+            rule="has(self.vs) ? (has(self.maxDrop) && !has(self.min) && !has(self.max))"
+            " : (!has(self.maxDrop) && (has(self.min) || has(self.max)))",
             message="gate: give min and/or max, or vs: champion with maxDrop, but not both kinds",
             holds=lambda gate: (
                 (gate.max_drop is not None and gate.min is None and gate.max is None)

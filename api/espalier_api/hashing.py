@@ -53,7 +53,7 @@ def snapshot_digest(entries: Iterable[SnapshotEntry | tuple[str, int, str]]) -> 
 
 
 def spec_hash(spec: RegularizedModelSpec, snapshot: str, request_id: str | None = None) -> str:
-    """What makes a new version: task, data with the resolved snapshot digest, engine, regularizers, search, seeds, a named image, the request.
+    """What makes a new version: task, data with resolved snapshot digest, engine, regularizers, search, seeds, a named image, the request.
 
     Only non-default fields count, so a field that a later release adds changes no existing hash. Gates, serving, SLOs, retention,
     training resources and the operator's default image are left out on purpose: changing them never retrains.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 GROUP: Final = "espalier.dev"
 VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
+API_VERSION: Final[Literal["espalier.dev/v1alpha1"]] = "espalier.dev/v1alpha1"
 
 KIND_MODEL: Final = "RegularizedModel"
 KIND_ROLLOUT: Final = "CanaryRollout"

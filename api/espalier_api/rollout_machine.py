@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from espalier_api.base import StatusModel
-from espalier_api.durations import Timestamp  # noqa: TC001 - pydantic needs it at run time
+from espalier_api.durations import Timestamp
 
 
 class MachineVersion(StatusModel):

@@ -86,7 +86,8 @@ class Traffic(ApiModel):
 
     cel = (
         Cel(
-            rule="(has(self.gatewayAPI) ? 1 : 0) + (has(self.replicas) ? 1 : 0) + (has(self.istio) ? 1 : 0) + (has(self.kserve) ? 1 : 0) == 1",
+            rule="(has(self.gatewayAPI) ? 1 : 0) + (has(self.replicas) ? 1 : 0)"
+            " + (has(self.istio) ? 1 : 0) + (has(self.kserve) ? 1 : 0) == 1",
             message="traffic: set exactly one of gatewayAPI, replicas, istio, kserve",
             holds=exactly_one("gateway_api", "replicas", "istio", "kserve", what="traffic").holds,
         ),

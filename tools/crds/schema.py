@@ -27,7 +27,7 @@ DROPPED = {"title", "additionalProperties", "properties", "items", "prefixItems"
 }  # fmt: skip
 
 
-class NotStructural(ValueError):
+class NotStructuralError(ValueError):
     """A model that no structural schema can express; the message gives its path."""
 
 
@@ -46,7 +46,7 @@ class _WithPlainDefaults(GenerateJsonSchema):
 
 
 def structural(model: type[ApiModel]) -> JsonSchema:
-    """The structural schema of a model. Raises NotStructural."""
+    """The structural schema of a model. Raises NotStructuralError."""
     source = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_WithPlainDefaults)
     return _node(source, source.get("$defs", {}), model.__name__)
 
@@ -54,7 +54,7 @@ def structural(model: type[ApiModel]) -> JsonSchema:
 def _node(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> JsonSchema:
     merged = _resolve(raw, defs, path)
     if unknown := set(merged) - set(COPIED) - DROPPED:
-        raise NotStructural(f"{path}: JSON Schema keywords {sorted(unknown)} have no place in a CRD")
+        raise NotStructuralError(f"{path}: JSON Schema keywords {sorted(unknown)} have no place in a CRD")
     node = {key: merged[key] for key in COPIED if key in merged}
     if "const" in merged:
         node |= {"type": "string", "enum": [merged["const"]]}
@@ -65,7 +65,7 @@ def _node(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> JsonSch
         case "array":
             _array(merged, node, defs, path)
         case None if not node.keys() & {"x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields"}:
-            raise NotStructural(f"{path}: no type; give the field one type or a WithJsonSchema")
+            raise NotStructuralError(f"{path}: no type; give the field one type or a WithJsonSchema")
     if node.get("x-kubernetes-int-or-string"):
         node["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     _bounded(node, path)
@@ -79,7 +79,7 @@ def _bounded(node: Mapping[str, Any], path: str) -> None:
     if node.get("type") == "object" and "additionalProperties" in node:
         grows = "maxProperties"
     if grows and grows not in node and "enum" not in node and "format" not in node:
-        raise NotStructural(f"{path}: no {grows}; CEL cost and etcd need one")
+        raise NotStructuralError(f"{path}: no {grows}; CEL cost and etcd need one")
 
 
 def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> JsonSchema:
@@ -93,7 +93,7 @@ def _resolve(raw: Mapping[str, Any], defs: Mapping[str, Any], path: str) -> Json
     if "anyOf" in raw:
         options = [option for option in raw["anyOf"] if option.get("type") != "null"]
         if len(options) != 1:
-            raise NotStructural(f"{path}: a choice between {len(options)} types; use a map of optional blocks")
+            raise NotStructuralError(f"{path}: a choice between {len(options)} types; use a map of optional blocks")
         bases.extend(options)
         if own.get("default", ...) is None:
             del own["default"]
@@ -120,7 +120,7 @@ def _object(merged: Mapping[str, Any], node: JsonSchema, defs: Mapping[str, Any]
         if "default" in node or merged.get("additionalProperties") is False:
             node.pop("default", None)  # a marker block without fields, e.g. `errorRatio: {}`
             return
-        raise NotStructural(f"{path}: an open object; name its fields or type its values")
+        raise NotStructuralError(f"{path}: an open object; name its fields or type its values")
     node["additionalProperties"] = _node(values, defs, f"{path}[*]")
     key = next(iter(patterns), merged.get("propertyNames", {}).get("pattern"))
     if key is not None and "type" in node["additionalProperties"]:  # CEL cannot see maps of untyped values
@@ -133,9 +133,9 @@ def _array(merged: Mapping[str, Any], node: JsonSchema, defs: Mapping[str, Any],
     if "prefixItems" in merged:
         items = merged["prefixItems"][0]
         if any(other != items for other in merged["prefixItems"]):
-            raise NotStructural(f"{path}: a tuple of different types; use an object")
+            raise NotStructuralError(f"{path}: a tuple of different types; use an object")
     if not isinstance(items, Mapping):
-        raise NotStructural(f"{path}: a list without an item type")
+        raise NotStructuralError(f"{path}: a list without an item type")
     node["items"] = _node(items, defs, f"{path}[]")
 
 

@@ -145,10 +145,12 @@ BLOCKS: dict[str, str] = {field.alias or name: name for name, field in Regulariz
 """camelCase name -> attribute, of every block of the API."""
 
 __all__ = [
+    "BLOCKS",
+    "L1",
+    "L2",
     "Abstention",
     "Adversarial",
     "Augmentation",
-    "BLOCKS",
     "BatchMixing",
     "Bayesian",
     "Block",
@@ -167,8 +169,6 @@ __all__ = [
     "Functional",
     "GradientClipping",
     "InformationBottleneck",
-    "L1",
-    "L2",
     "LabelSmoothing",
     "Latent",
     "MaxMargin",

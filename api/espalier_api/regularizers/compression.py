@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from espalier_api.base import Cel
-from espalier_api.regularizers.block import Block, Targeted
+from espalier_api.regularizers.block import Targeted
 
 
 class Pruning(Targeted):

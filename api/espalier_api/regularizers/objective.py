@@ -21,7 +21,8 @@ class RobustLoss(Block):
     """A loss that wrong labels or outliers cannot dominate."""
 
     kind: Literal["gce", "symmetricCE", "biTempered", "huber"] = "gce"
-    """Generalized cross-entropy (Zhang and Sabuncu 2018), symmetric CE (Wang et al. 2019), bi-tempered logistic (Amid et al. 2019), or Huber (regression)."""
+    """Generalized cross-entropy (Zhang and Sabuncu 2018), symmetric CE (Wang et al. 2019), bi-tempered logistic (Amid et al. 2019),
+    or Huber (regression)."""
     q: float = Field(default=0.7, gt=0, le=1)
     """Of gce: towards 0 it is cross-entropy, 1 is mean absolute error."""
     delta: float = Field(default=1.0, gt=0, le=1000)

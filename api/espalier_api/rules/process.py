@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from espalier_api.regularizers import Scheduled
 from espalier_api.rules.engine_support import SUPPORT
@@ -11,6 +12,8 @@ from espalier_api.rules.rule import Objection, Objections, Subject, rule
 MUCH_SPARSITY = 0.5
 FEW_BITS = 3
 FEW_BLOCKS = 4
+SMALL_IMAGE = 16
+"""R34: pixels along an edge below which a shift may lose what matters."""
 
 
 @rule(
@@ -70,7 +73,7 @@ def nothing_to_skip(subject: Subject) -> Objections:
     depth = FEW_BLOCKS
     if architecture.mlp is not None:
         widths = architecture.mlp.hidden
-        equal = sum(a == b for a, b in zip(widths, widths[1:], strict=False))
+        equal = sum(a == b for a, b in pairwise(widths))
         depth = equal if architecture.mlp.residual else 0
     elif architecture.cnn is not None:
         depth = 0
@@ -174,9 +177,9 @@ def augmentation_fits(subject: Subject) -> Objections:
         yield Objection("regularizers.augmentation.policy")
     if (
         image is not None
-        and min(image[1:]) < 16
+        and min(image[1:]) < SMALL_IMAGE
         and augmentation.policy in {"image.shift", "image.cropFlip", "image.affine"}
-    ):  # noqa: PLR2004 - R34's size
+    ):
         yield Objection(
             "regularizers.augmentation.policy",
             level="warning",
