@@ -98,6 +98,7 @@ class Engine(Protocol):
     """One way to train."""
 
     framework: str  # name and version, for the manifest
+    resumable: bool  # True when fits save and restore their state
 
     @property
     def world(self) -> str:

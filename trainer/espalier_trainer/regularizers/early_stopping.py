@@ -77,4 +77,5 @@ class EarlyStopping(Regularizer[EarlyStoppingConfig]):
 
     def notes(self) -> dict[str, Any]:
         """For the report."""
-        return {"bestEpoch": self.best_epoch + 1, "stoppedAtEpoch": self.stopped_at + 1 if self.stopped_at >= 0 else None}
+        stopped = self.stopped_at + 1 if self.stopped_at >= 0 else None
+        return {"bestEpoch": self.best_epoch + 1, "stoppedAtEpoch": stopped, "restored": bool(self.weights)}

@@ -38,6 +38,8 @@ def build(config: SklearnConfig, regularizers: Mapping[str, Block]) -> SklearnEn
 class SklearnEngine:
     """Classical models."""
 
+    resumable = False
+
     def __init__(self, config: SklearnConfig, regularizers: Mapping[str, Block]) -> None:
         self.config, self.regularizers = config, regularizers
         self.framework = f"scikit-learn {sklearn.__version__}"

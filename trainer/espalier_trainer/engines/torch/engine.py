@@ -41,6 +41,8 @@ def build(config: TorchConfig, regularizers: Mapping[str, Block]) -> TorchEngine
 class TorchEngine:
     """Networks by gradients."""
 
+    resumable = True
+
     def __init__(self, config: TorchConfig, regularizers: Mapping[str, Block]) -> None:
         self.config, self.regularizers = config, regularizers
         self.framework = f"torch {torch.__version__.split('+')[0]}"

@@ -1,0 +1,221 @@
+"""The files of a version, each as bytes; nothing here touches the store."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from espalier_api import artifact
+from espalier_api.artifact import ManifestTask, MetricValue, Tensor
+from safetensors.numpy import save as save_tensors
+
+from espalier_trainer.errors import ParityError
+from espalier_trainer.evaluation.calibration import softmax
+from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
+from espalier_trainer.export.card import model_card
+from espalier_trainer.export.graph import served_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+    from espalier_api.training import TrainingJob
+
+    from espalier_trainer.data.dataset import Dataset
+    from espalier_trainer.engines import Engine, Fitted
+    from espalier_trainer.evaluation.evaluate import Evaluation
+    from espalier_trainer.preprocessing import Standardizer
+
+DECILES = np.arange(1, 10) / 10
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a version comes from."""
+
+    job: TrainingJob
+    snapshot_digest: str
+    content_sha256: str
+    created_at: str
+    rows: Mapping[str, int]
+    software: Mapping[str, str]
+
+
+def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
+    """What the version answers, inferred classes made explicit."""
+    shape = (-1, len(data.features))
+    outputs = (
+        (Tensor(name=artifact.ONNX_LABEL, datatype="INT64", shape=(-1,)),
+         Tensor(name=artifact.ONNX_PROBABILITIES, datatype="FP32", shape=(-1, len(data.classes))))
+        if data.classes
+        else (Tensor(name=artifact.ONNX_VALUE, datatype="FP32", shape=(-1, 1)),)
+    )  # fmt: skip
+    return ManifestTask(
+        type=job.task.type,
+        classes=data.classes,
+        positive_class=job.task.positive_class,
+        features=data.features,
+        inputs=(Tensor(name=artifact.ONNX_INPUT, datatype="FP32", shape=shape),),
+        outputs=outputs,
+    )
+
+
+def answers(
+    fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float, x: npt.NDArray[np.float32]
+) -> dict[str, npt.NDArray[Any]]:
+    """What the graph must answer to raw features, computed by the engine itself."""
+    scores = fitted.scores(standardizer.apply(x))
+    if not classes:
+        return {artifact.ONNX_VALUE: standardizer.value(scores)[:, None].astype(np.float32)}
+    return {
+        artifact.ONNX_LABEL: scores.argmax(axis=1),
+        artifact.ONNX_PROBABILITIES: softmax(scores, temperature).astype(np.float32),
+    }
+
+
+def check_parity(runtime: Runtime, expected: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32], spread: float) -> float:
+    """Largest difference between graph and engine, values in units of `spread`; ParityError (F3) above the tolerance or with another label.
+
+    Labels whose two best probabilities are within the tolerance are ties: rounding may decide them either way."""
+    found = runtime(x)
+    worst = 0.0
+    for name, value in expected.items():
+        if name == artifact.ONNX_LABEL:
+            p = np.sort(expected[artifact.ONNX_PROBABILITIES], axis=1)
+            tied = p[:, -1] - p[:, -2] <= artifact.GOLDEN_TOLERANCE
+            wrong = (found[name] != value) & ~tied
+            if wrong.any():
+                raise ParityError(f"F3: model.onnx answers another class than the trained model on {int(wrong.sum())} of {len(x)} golden inputs")
+        else:
+            worst = max(worst, float(np.abs(found[name] - value).max()) / spread)
+    if not worst <= artifact.GOLDEN_TOLERANCE:
+        raise ParityError(
+            f"F3: model.onnx differs from the trained model by {worst:.2e} on golden inputs (tolerance {artifact.GOLDEN_TOLERANCE:g}); "
+            "scale or drop features of extreme range"
+        )
+    return worst
+
+
+def golden_rows(test: Dataset) -> npt.NDArray[np.float32]:
+    """Up to 64 rows of the test split, evenly spaced."""
+    rows = np.unique(np.linspace(0, len(test) - 1, min(len(test), artifact.GOLDEN_ROWS)).astype(np.int64))
+    return test.x[rows]
+
+
+def reference(train: Dataset, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
+    """Deciles of every training feature and the share of rows per bin, bins closed on the left like the server's; baseline rates."""
+    features: dict[str, Any] = {}
+    for column, name in enumerate(train.features):
+        values = train.x[:, column]
+        edges = np.unique(np.quantile(values, DECILES).astype(np.float32))
+        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+        features[name] = {"edges": edges.tolist(), "ratios": (counts / len(values)).tolist()}
+    told: dict[str, Any] = {"features": features, **{name: value.value for name, value in metrics.items()}}
+    if train.classes:
+        shares = np.bincount(train.y, minlength=len(train.classes)) / len(train)
+        told["classes"] = dict(zip(train.classes, shares.tolist(), strict=True))
+    return told
+
+
+@dataclass(slots=True)
+class Package:
+    """All files but the manifest, and the metrics that only the finished graph has."""
+
+    files: dict[str, bytes]
+    metrics: dict[str, MetricValue]
+    parity: float
+
+
+def build(
+    engine: Engine,
+    fitted: Fitted,
+    standardizer: Standardizer,
+    parts: Mapping[str, Dataset],
+    evaluations: Sequence[Evaluation],
+    metrics: Mapping[str, MetricValue],
+    provenance: Provenance,
+) -> Package:
+    """Make every file. `evaluations` holds the packaged fit first; `metrics` are the means over all."""
+    first, data = evaluations[0], parts["train"]
+    classes = len(data.classes)
+    model = served_graph(fitted, standardizer, classes, first.temperature)
+    runtime = Runtime(model)
+    golden = golden_rows(parts["test"])
+    expected = answers(fitted, standardizer, classes, first.temperature, golden)
+    parity = check_parity(runtime, expected, golden, 1.0 if classes else standardizer.target_scale)
+    calls = CALLS_FOR_A_GATE if provenance.job.latency_gate else CALLS
+    files = {
+        artifact.MODEL_ONNX: model,
+        artifact.PREPROCESSING: _json(standardizer.to_json()),
+        artifact.GOLDEN: _npz({"input": golden, **runtime(golden)}),
+        artifact.LINEAGE: _json(_lineage(engine, provenance, fitted)),
+    }
+    if weights := fitted.weights():
+        files[artifact.MODEL_WEIGHTS] = save_tensors({n: np.ascontiguousarray(w) for n, w in weights.items()})
+    files |= fitted.files()
+    told = {
+        **metrics,
+        "latencyP95Seconds": runtime.p95(golden, calls),
+        "artifactBytes": MetricValue(value=float(sum(len(d) for n, d in files.items() if n.startswith("model.")))),
+    }
+    report = fitted.report
+    files[artifact.REGULARIZERS] = _json(
+        {"resolved": engine.resolved(), "contributions": {n: asdict(c) for n, c in report.contributions.items()}, "notes": report.notes}
+    )
+    files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
+    files[artifact.REFERENCE] = _json(reference(data, told))
+    files[artifact.MODEL_CARD] = model_card(provenance, task_of(provenance.job, data), engine, told, report, first).encode()
+    return Package(files, told, parity)
+
+
+def _metrics_file(
+    told: Mapping[str, MetricValue], evaluations: Sequence[Evaluation], history: Sequence[Mapping[str, float]], parity: float
+) -> dict[str, Any]:
+    first = evaluations[0]
+    return {
+        "metrics": {n: v.dump() for n, v in told.items()},
+        "groups": {n: v.dump() for n, v in first.groups.items()},
+        "seeds": [{n: v.value for n, v in e.metrics.items()} for e in evaluations],
+        "diagnosis": [d.dump() for d in first.diagnosis],
+        "temperature": first.temperature,
+        "notes": first.notes,
+        "parity": {"rows": artifact.GOLDEN_ROWS, "maxAbsDiff": parity},
+        "history": list(history),
+    }
+
+
+def _lineage(engine: Engine, provenance: Provenance, fitted: Fitted) -> dict[str, Any]:
+    job = provenance.job
+    return {
+        "model": job.model.dump(),
+        "version": job.version,
+        "attempt": job.attempt,
+        "specHash": job.spec_hash,
+        "parent": job.parent,
+        "requestedBy": job.requested_by,
+        "image": job.image,
+        "framework": engine.framework,
+        "software": dict(provenance.software),
+        "world": engine.world,
+        "snapshot": {"uri": job.data.snapshot.uri, "digest": provenance.snapshot_digest, "contentSha256": provenance.content_sha256},
+        "rows": dict(provenance.rows),
+        "seed": job.seed,
+        "seeds": job.seeds,
+        "epochs": fitted.report.epochs,
+        "steps": fitted.report.steps,
+        "createdAt": provenance.created_at,
+        "job": job.dump(),
+    }
+
+
+def _json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _npz(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    sink = io.BytesIO()
+    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
+    return sink.getvalue()

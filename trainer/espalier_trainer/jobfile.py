@@ -1,0 +1,68 @@
+"""Reads job.json and refuses what cannot be honoured, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from espalier_api.hashing import json_digest
+from espalier_api.rules import Subject, errors, validate
+from espalier_api.training import TrainingJob
+from pydantic import ValidationError
+
+from espalier_trainer.data.dataset import DataSpec
+from espalier_trainer.errors import InvalidConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def read_job(path: Path) -> TrainingJob:
+    """Parse and check with the API's rules; InvalidConfigError lists every finding."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidConfigError(f"{path}: cannot be read ({type(error).__name__}); the Job mounts its ConfigMap there") from error
+    try:
+        job = TrainingJob.model_validate_json(text)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+        raise InvalidConfigError(f"{path.name}: {'; '.join(told[:8])}") from error
+    check(job)
+    return job
+
+
+def check(job: TrainingJob) -> None:
+    """The API's rules once more, then what this release of the trainer does not do."""
+    if found := errors(validate(Subject.of_job(job))):
+        raise InvalidConfigError("; ".join(map(str, found)))
+    if job.search is not None:
+        raise InvalidConfigError("search: this trainer does not search yet; remove spec.search or use an image that does")
+    if job.data.label_column_noise_audit:
+        raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
+
+
+def data_spec(job: TrainingJob) -> DataSpec:
+    """What the columns mean, from data, task and the blocks that own columns."""
+    data, blocks = job.data, job.regularizers
+    weighting = blocks.sample_weighting
+    owned = [b.column for b in (blocks.fairness,) if b is not None and b.column not in data.features.include]
+    return DataSpec(
+        target=data.target,
+        regression=job.task.type == "regression",
+        classes=job.task.classes,
+        include=data.features.include,
+        exclude=data.features.exclude,
+        weight=data.weight_column,
+        sample_weight=weighting.column if weighting else None,
+        sample_clip=weighting.clip if weighting else (0.0, float("inf")),
+        groups=tuple(dict.fromkeys((*data.group_columns, *job.group_metrics))),
+        time=data.time_column,
+        excluded=tuple(owned),
+    )
+
+
+def config_digest(job: TrainingJob) -> str:
+    """What a checkpoint belongs to: everything that decides the fit, nothing that differs between attempts."""
+    dumped = job.dump()
+    kept = ("version", "specHash", "task", "data", "engine", "regularizers", "seeds", "seed")
+    return json_digest({key: dumped.get(key) for key in kept})

@@ -1,0 +1,298 @@
+"""One training run from job to published version, phase by phase."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from espalier_api import artifact
+from espalier_api.artifact import MetricValue
+from espalier_api.durations import format_time
+from espalier_api.exit_codes import ExitCode
+from espalier_api.model import Diagnosis
+from espalier_api.training import TrainingResult
+
+from espalier_trainer import engines, rng
+from espalier_trainer.data import dataset, load, splits
+from espalier_trainer.engines import FitData, Part
+from espalier_trainer.errors import InvalidConfigError, PreemptedError
+from espalier_trainer.evaluation import baseline
+from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
+from espalier_trainer.evaluation.intervals import mean_of_seeds
+from espalier_trainer.jobfile import config_digest, data_spec
+from espalier_trainer.log import say
+from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.session import Clock, Preemption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from espalier_api.training import TrainingJob
+
+    from espalier_trainer.checkpoint import Checkpoints, Identity
+    from espalier_trainer.data.dataset import Dataset
+    from espalier_trainer.engines import Contribution, Engine, Fitted
+    from espalier_trainer.progress import Board
+    from espalier_trainer.storage import ObjectStore
+
+SOFTWARE: Final = ("espalier", "torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "pyarrow")
+
+
+@dataclass(slots=True)
+class World:
+    """Everything outside that a run touches."""
+
+    open_store: Callable[[str, str], ObjectStore]
+    board: Board
+    preemption: Preemption = field(default_factory=Preemption)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that is ready to be fitted."""
+
+    parts: Mapping[str, Dataset]
+    standardizer: Standardizer
+    fit: FitData
+    positive: int | None
+    snapshot_digest: str
+    content_sha256: str
+
+
+def run(job: TrainingJob, world: World) -> TrainingResult:
+    """Train, judge, package, publish. Raises TrainerError for every end that is not success."""
+    began = time.monotonic()
+    publishing = import_module("espalier_trainer.export.publish")  # onnx and onnxruntime: while nothing waits for them
+    store = world.open_store(job.artifact.uri, "artifact.uri")
+    if (there := publishing.published(store, job)) is not None:
+        say("already-published", digest=there[1])
+        return _result(there[0].metrics, there[1], there[0].content_sha256, began, **_recorded(store))
+    world.board.phase("LoadingData")
+    prepared = prepare(job, world)
+    (name, config), *_ = job.engine.chosen().items()
+    engine = engines.load(name, config, _without_weighting(dict(job.regularizers.declared())))
+    engine.plan(prepared.fit)
+    fitted, evaluations, checkpoints = _fit_all(job, world, engine, prepared)
+    world.preemption.check("exporting")
+    world.board.phase("Exporting")
+    package, provenance = _package(job, engine, fitted, evaluations, prepared)
+    world.preemption.check("publishing")
+    world.board.phase("Publishing")
+    manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"])
+    if checkpoints is not None:
+        checkpoints.clear()
+    return _result(
+        {**_chosen_groups(job, evaluations[0]), **manifest.metrics},
+        digest,
+        manifest.content_sha256,
+        began,
+        diagnosis=tuple(evaluations[0].diagnosis),
+        classes=manifest.task.classes if len(manifest.task.classes) <= 20 else (),
+    )
+
+
+def _without_weighting(blocks: dict[str, Any]) -> dict[str, Any]:
+    """sampleWeighting acts through the weights of the training rows, for every engine alike."""
+    return {name: block for name, block in blocks.items() if name != "sampleWeighting"}
+
+
+def prepare(job: TrainingJob, world: World) -> Prepared:
+    """Fetch, check, split and standardize."""
+    snapshot = job.data.snapshot
+    source = world.open_store(snapshot.uri, "data.snapshot.uri")
+    with tempfile.TemporaryDirectory(prefix="espalier-data-") as folder:
+        table, digest, content = load.fetch(source, snapshot.uri, snapshot.digest, Path(folder))
+    world.preemption.check("splitting the data")
+    data = dataset.build(table, data_spec(job))
+    rows = splits.split(data, job.data.split)
+    parts = {name: data.take(index) for name, index in rows.items()}
+    standardizer = Standardizer.fit(parts["train"])
+    positive = job.task.positive_class
+    if positive is not None and positive not in data.classes:
+        raise InvalidConfigError(f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})")
+
+    def part(name: str) -> Part:
+        one = parts[name]
+        weight = None if one.sample_weight is None else one.sample_weight / one.sample_weight.mean()
+        return Part(standardizer.apply(one.x), standardizer.target(one.y), weight if name == "train" else None)
+
+    fit = FitData(
+        train=part("train"),
+        validation=part("validation") if len(parts["validation"]) else None,
+        classes=len(data.classes),
+        features=data.features,
+        splits=frozenset(name for name, one in parts.items() if len(one)),
+        target_scale=standardizer.target_scale,
+    )
+    say("data", rows={n: len(p) for n, p in parts.items()}, features=len(data.features), classes=len(data.classes), digest=digest)
+    index = None if positive is None else data.classes.index(positive)
+    return Prepared(parts, standardizer, fit, index, digest, content)
+
+
+# --- fits -------------------------------------------------------------------------------------------------------------
+def _fit_all(
+    job: TrainingJob, world: World, engine: Engine, prepared: Prepared
+) -> tuple[Fitted, list[Evaluation], Checkpoints | None]:
+    """Seeds last to first, so that the packaged fit (the base seed's) is the one in memory at the end. Its evaluation comes first."""
+    checkpoints, resumed, done = _resume(job, world, engine, prepared)
+    yardstick = baseline.fit(prepared.fit.train, prepared.fit.validation, prepared.fit.classes)
+    fitted: Fitted | None = None
+    for index in range(len(done), job.seeds):
+        seed = job.seed + job.seeds - 1 - index
+        world.preemption.check(f"fit {index + 1} of {job.seeds}")
+        world.board.phase("Training")
+        session = FitSession(job, world, checkpoints, index, done, resumed)
+        resumed = None
+        fitted = engine.fit(prepared.fit, rng.derive(seed, "fit"), session)
+        world.board.phase("Evaluating")
+        done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, prepared.positive, seed))
+        say("fit", seed=seed, epochs=fitted.report.epochs, metrics={n: round(v.value, 5) for n, v in done[-1].metrics.items()})
+    assert fitted is not None  # noqa: S101 - a state is saved inside a fit or before one, never after the last
+    return fitted, done[::-1], checkpoints
+
+
+def _resume(
+    job: TrainingJob, world: World, engine: Engine, prepared: Prepared
+) -> tuple[Checkpoints | None, Mapping[str, Any] | None, list[Evaluation]]:
+    if not engine.resumable:
+        return None, None, []
+    module = import_module("espalier_trainer.checkpoint")
+    identity: Identity = module.Identity(config_digest(job), prepared.snapshot_digest, 0, engine.world)
+    checkpoints: Checkpoints = module.Checkpoints(world.open_store(job.checkpoint.uri, "checkpoint.uri"), identity)
+    if (found := checkpoints.newest()) is None:
+        return checkpoints, None, []
+    state, _ = found
+    say("resumed", step=state["fit"]["step"], fit=len(state["done"]) + 1)
+    return checkpoints, state["fit"], [_evaluation(e) for e in state["done"]]
+
+
+def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
+    return Evaluation(
+        {n: MetricValue.model_validate(v) for n, v in saved["metrics"].items()},
+        {n: MetricValue.model_validate(v) for n, v in saved["groups"].items()},
+        [Diagnosis.model_validate(d) for d in saved["diagnosis"]],
+        saved["temperature"],
+        saved["notes"],
+    )
+
+
+def _saved(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "metrics": {n: v.dump() for n, v in evaluation.metrics.items()},
+        "groups": {n: v.dump() for n, v in evaluation.groups.items()},
+        "diagnosis": [d.dump() for d in evaluation.diagnosis],
+        "temperature": evaluation.temperature,
+        "notes": evaluation.notes,
+    }
+
+
+class FitSession:
+    """One of the fits of a run: checkpoints to the store, progress to the board, SIGTERM to an orderly end."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the run's own parts
+        self,
+        job: TrainingJob,
+        world: World,
+        checkpoints: Checkpoints | None,
+        index: int,
+        done: list[Evaluation],
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self._world, self._checkpoints, self._state = world, checkpoints, state
+        self._index, self._count, self._done = index, job.seeds, done
+        self._clock = Clock(job.checkpoint.interval.total_seconds())
+        self._saved = False
+
+    def restore(self) -> Mapping[str, Any] | None:
+        """The state that the run found, for its own fit only."""
+        return self._state
+
+    def wants_checkpoint(self) -> bool:
+        """At the interval and at SIGTERM."""
+        return self._checkpoints is not None and (self._world.preemption.requested or self._clock.due())
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """One object with this fit's state and what earlier fits came to."""
+        assert self._checkpoints is not None  # noqa: S101 - wants_checkpoint said so
+        self._checkpoints.save({"fit": state, "done": [_saved(e) for e in self._done]})
+        self._saved = True
+        say("checkpoint", step=state["step"])
+
+    def stop_if_preempted(self) -> None:
+        """Exit 75."""
+        if self._world.preemption.requested:
+            how = "a checkpoint is saved" if self._saved else "nothing to save: this engine fits in one piece"
+            raise PreemptedError(f"SIGTERM while training; {how}, the next attempt goes on from there")
+
+    def progress(  # noqa: PLR0913, PLR0917 - see Session
+        self, done: float, epoch: int, epochs: int, step: int, losses: Mapping[str, float], blocks: Mapping[str, Contribution]
+    ) -> None:
+        """This fit's part of the whole."""
+        self._world.board.fit((self._index + done) / self._count, (epoch, epochs, step), losses, blocks)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+def _package(job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list[Evaluation], prepared: Prepared) -> tuple[Any, Any]:
+    packaging = import_module("espalier_trainer.export.package")
+    names = evaluations[0].metrics
+    means = {n: mean_of_seeds([e.metrics[n] for e in evaluations if n in e.metrics]) for n in names}
+    provenance = packaging.Provenance(
+        job=job,
+        snapshot_digest=prepared.snapshot_digest,
+        content_sha256=prepared.content_sha256,
+        created_at=format_time(datetime.now(UTC).replace(microsecond=0)),
+        rows={n: len(p) for n, p in prepared.parts.items()},
+        software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
+    )
+    return packaging.build(engine, fitted, prepared.standardizer, prepared.parts, evaluations, means, provenance), provenance
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _chosen_groups(job: TrainingJob, evaluation: Evaluation) -> dict[str, MetricValue]:
+    """Group metrics that gates ask for."""
+    columns = set(job.group_metrics)
+    return {n: v for n, v in evaluation.groups.items() if n.split("/", 1)[1].split("=", 1)[0] in columns}
+
+
+def _recorded(store: ObjectStore) -> dict[str, Any]:
+    """Diagnosis of a published version, from its metrics.json."""
+    content = store.read(artifact.METRICS)
+    saved = json.loads(content) if content else {}
+    return {"diagnosis": tuple(Diagnosis.model_validate(d) for d in saved.get("diagnosis", ()))}
+
+
+def _result(
+    metrics: Mapping[str, MetricValue],
+    digest: str,
+    content: str,
+    began: float,
+    *,
+    diagnosis: tuple[Diagnosis, ...] = (),
+    classes: tuple[str, ...] = (),
+) -> TrainingResult:
+    return TrainingResult(
+        outcome="Succeeded",
+        exit_code=ExitCode.OK,
+        reason="TrainingSucceeded",
+        message="published",
+        digest=digest,
+        metrics=dict(metrics),
+        diagnosis=diagnosis,
+        content_sha256=content,
+        classes=classes,
+        duration_seconds=round(time.monotonic() - began, 3),
+    )
