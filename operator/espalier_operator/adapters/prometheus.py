@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 import requests
 from prometheus_api_client import PrometheusConnect
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as TransportTimeoutError
 from urllib3.util.retry import Retry
 
 from espalier_api import metrics
@@ -53,6 +54,8 @@ CACHE_ENTRIES: Final = 128
 CACHE_SERIES: Final = 500_000
 FAILURE_SECONDS: Final = 5.0
 """A failure is remembered this long: a thousand rollouts that wait for one source ask it once."""
+
+_NO_RETRY: Final = Retry(total=0, read=False)  # read=False: a timeout stays one instead of "retries exceeded"
 
 AnswerT = TypeVar("AnswerT")
 Labels = dict[str, str]
@@ -172,7 +175,7 @@ class Prometheus:
             return ask(self._client())
         except BadAnswerError as error:
             return SourceDown(error.reason, f"source {self.name}: {error}")
-        except requests.Timeout:
+        except (requests.Timeout, TransportTimeoutError):
             return SourceDown(DownReason.TIMEOUT, f"source {self.name} did not answer within {self._timeout:g} s")
         except (requests.RequestException, HTTPError) as error:
             return SourceDown(DownReason.REFUSED, f"source {self.name} at {self._settings.url}: {_root(error)}")
@@ -192,7 +195,7 @@ class Prometheus:
                 ca_file=self._settings.ca_file,
                 headers=self._headers,
             )
-            client = PrometheusConnect(self._settings.url, retry=Retry(total=0), session=session, timeout=self._timeout)
+            client = PrometheusConnect(self._settings.url, retry=_NO_RETRY, session=session, timeout=self._timeout)
             self._local.client = client
         return client
 
