@@ -10,7 +10,7 @@ venv: ## .venv with everything a developer needs (idempotent)
 	@python3 tools/venv.py
 
 lock: venv ## compile requirements/*.txt with hashes from pyproject.toml
-	$(PY) -m tools.lock
+	$(PY) -m images lock
 
 crds: venv ## generate crds/, the chart's copy and docs/api.md from api/
 	$(PY) -m tools.crds

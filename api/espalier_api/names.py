@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 GROUP: Final = "espalier.dev"
 VERSION: Final = "v1alpha1"
-API_VERSION: Final[Literal["espalier.dev/v1alpha1"]] = "espalier.dev/v1alpha1"
+API_VERSION: Final = "espalier.dev/v1alpha1"
 
 KIND_MODEL: Final = "RegularizedModel"
 KIND_ROLLOUT: Final = "CanaryRollout"
