@@ -11,10 +11,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from espalier_operator.decisions.rollout.world import VersionRef
+from espalier_operator.decisions.rollout.world import Step, VersionRef
 
 if TYPE_CHECKING:
-    from espalier_operator.decisions.rollout.world import RolloutSpec, Step
+    from espalier_operator.decisions.rollout.world import RolloutSpec
 
 HISTORY = 20
 """Attempts kept in status; S3 keeps all."""
@@ -235,5 +235,10 @@ class Progress:
 
 
 def stage_of(spec: RolloutSpec, progress: Progress) -> Step:
-    """The stage the rollout is in under the present spec. Steps cut away below a live rollout leave it in the last one left."""
+    """The stage the rollout is in under the present spec.
+
+    Steps cut away below a live rollout leave it in the last one left; with none left it stays where it is, for a person.
+    """
+    if not spec.steps:
+        return Step(progress.weight, pause=True)
     return spec.steps[min(progress.stage, len(spec.steps) - 1)]

@@ -187,7 +187,7 @@ def _leave(view: View, notes: tuple[Note, ...]) -> RolloutPlan:
     everything = view.spec.delete_serving
     return RolloutPlan(
         progress=view.progress,
-        split=split,
+        split=None if safe and everything else split,
         serve=(Serve(stable, view.spec.replicas),) if stable is not None and not everything else (),
         remove=(tuple(w.version for w in view.seen.workloads) if everything else others) if safe else (),
         notes=notes,

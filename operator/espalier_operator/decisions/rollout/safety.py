@@ -33,6 +33,8 @@ def let_go_when_deleted(view: View) -> Change | None:
     progress = view.progress
     if progress.canary is None or progress.state is State.IDLE:
         return Change(progress)
+    if progress.stable is None and progress.state is State.PROMOTING:
+        return Change(progress.enter(State.IDLE, view.now, stable=progress.canary, canary=None))
     ended = _ended(view, Outcome.ABORTED, view.now, "Deleted", "the CanaryRollout was deleted")
     idle = progress.remember(ended).enter(State.IDLE, view.now, canary=None, pause=None, hold=None, failure=None)
     return Change(idle, (Note("Aborted", f"{ended.version}: the CanaryRollout was deleted", warning=True),))

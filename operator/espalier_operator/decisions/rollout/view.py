@@ -62,9 +62,7 @@ class View:
         if clock.counts_from is None:
             return clock.active
         wall = max(ZERO, self.now - clock.counts_from)
-        if not self.spec.analysed:
-            return clock.active + wall
-        return max(clock.active, wall) if self.proceeding else clock.active
+        return clock.active + wall if not self.spec.analysed or self.proceeding else clock.active
 
     @property
     def proceeding(self) -> bool:
@@ -105,7 +103,8 @@ def tick(view: View) -> Progress:
         return view.progress
     blind_counts = view.spec.on_no_data.policy is BlindPolicy.PROCEED
     gained = sum((overlap(s, clock.counts_from) for s in view.seen.spans if s.counts or blind_counts), start=ZERO)
-    return replace(view.progress, clock=replace(clock, active=clock.active + gained)) if gained else view.progress
+    reached = max(clock.counts_from, *(span.end for span in view.seen.spans))
+    return replace(view.progress, clock=replace(clock, active=clock.active + gained, counts_from=reached))
 
 
 def overlap(span: Span, since: datetime) -> timedelta:
