@@ -58,8 +58,7 @@ def install(cluster: Cluster, progress: Progress) -> None:
         keys = {name: _keys(cluster, name) for name in ACTIONS}
         _apply(cluster, json.dumps(secret_list(keys)))
         config = s3_config(keys)
-        for name in ("s3", "prometheus", "gateway"):
-            _apply(cluster, render(name, images, extra=config))
+        _apply(cluster, "\n---\n".join(render(name, images, extra=config) for name in ("s3", "prometheus", "gateway")))
     with progress.step("stack: wait for its pods"):
         for name in DEPLOYMENTS:
             wait_ready(cluster, name)
@@ -177,9 +176,8 @@ def _images(cluster: Cluster, progress: Progress) -> dict[str, str]:
 def _install_crds(cluster: Cluster) -> None:
     gateway = module_dir("gatewayapi", "sigs.k8s.io/gateway-api") / "config/crd/standard"
     contour = module_dir("contour", "github.com/projectcontour/contour") / "examples/contour/01-crds.yaml"
-    for path in (gateway, contour):
-        # Their descriptions are too long for the annotation that a client-side apply would write.
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
+    # Server-side: their descriptions are too long for the annotation that a client-side apply would write.
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(gateway), "-f", str(contour))
     kinds = ("gatewayclasses", "gateways", "httproutes", "referencegrants")
     names = [*(f"crd/{kind}.gateway.networking.k8s.io" for kind in kinds), "crd/httpproxies.projectcontour.io"]
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
