@@ -113,7 +113,8 @@ class Infer:
         began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         try:
-            served = await state.workers.run(lambda: served_model.compute(raw, now_ms))
+            small = served_model.is_small(len(raw))
+            served = await state.workers.run(lambda: served_model.compute(raw, now_ms), small=small)
         except TooLateError:
             state.metrics.duration.observe(time.perf_counter() - began)
             raise

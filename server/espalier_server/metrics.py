@@ -106,7 +106,7 @@ class Metrics:
     """All metrics of one pod. Without a model only identity is known; `describe` adds what the artifact tells."""
 
     def __init__(self, config: ServingConfig) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] - prometheus_client forgot it
+        disable_created_metrics()  # type: ignore[no-untyped-call] # prometheus_client forgot it
         self.identity = (config.namespace, config.model, config.version)
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)

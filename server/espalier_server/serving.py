@@ -61,6 +61,7 @@ class ServedModel:
         self._classes = np.array(task.classes, dtype=object)
         metrics.describe(classes=task.classes, features=self._bins.series())
         self.feedback = FeedbackDesk(task, config.feedback, self._ids, metrics, _tolerance(reference, task.type))
+        self.is_small = golden.cost.is_small
         self.description = describe_model(config, task, golden)
 
     def compute(self, raw: bytes, now_ms: int) -> Served:

@@ -1,4 +1,6 @@
-"""Tiny versions to serve: graphs made by hand, whose answers a reader can compute, in artifacts as the trainer writes them."""
+"""Tiny versions to serve: graphs made by hand, whose answers a reader can compute, in artifacts as the trainer writes
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
+
 from espalier_api.artifact import (
     GOLDEN,
     MANIFEST,
@@ -23,7 +27,6 @@ from espalier_api.artifact import (
     version_digest,
 )
 from espalier_api.serving import FeedbackSettings, OutputGuards, ServingConfig, ServingLimits
-from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +66,10 @@ def logarithm_graph() -> bytes:
         helper.make_node("Log", ["a"], ["value"]),
     ]
     outputs = [helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N", 1])]
-    axes = [helper.make_tensor("zero", TensorProto.INT64, [1], [0]), helper.make_tensor("one", TensorProto.INT64, [1], [1])]
+    axes = [
+        helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+    ]
     return _model(nodes, outputs, axes)
 
 
@@ -90,7 +96,8 @@ def task(kind: str = "classification", classes: tuple[str, ...] = CLASSES) -> Ma
 def softmax(rows: Rows) -> Rows:
     """What `classifier_graph` computes."""
     powers = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    found: Rows = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return found
 
 
 def golden_rows(n: int = 64) -> Rows:
@@ -153,7 +160,7 @@ class Version:
             spec_hash="sha256:" + "1" * 64,
             snapshot_digest="sha256:" + "2" * 64,
             content_sha256="3" * 64,
-            created_at="2026-11-01T03:00:00Z",  # type: ignore[arg-type] - pydantic parses it
+            created_at="2026-11-01T03:00:00Z",  # type: ignore[arg-type] # pydantic parses it
             seed=7,
             task=task(self.kind),
             framework="torch 2.15.0",
