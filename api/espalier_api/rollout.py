@@ -80,8 +80,8 @@ class Strategy(ApiModel):
     """Second, if declared."""
     steps: tuple[Step, ...] = Field(default=DEFAULT_STEPS, min_length=1, max_length=20)
     """Then these weights, each larger than the one before."""
-    bake: Bake = Bake()
-    """Then all traffic."""
+    bake: Bake | None = None
+    """Then all traffic, if declared; otherwise the last step's end is the promotion."""
     warm_up: Duration = parse_duration("60s")
     """Requests in the first moments of a canary are not evidence."""
     start_deadline: Duration = parse_duration("10m")
@@ -258,6 +258,12 @@ class HistoryEntry(StatusModel):
     at: Timestamp
     duration: Duration | None = None
     digest: str | None = Field(default=None, max_length=71)
+    weight: int = 0
+    """Canary's percent when it ended; of a promotion 100."""
+    verdict_at: Timestamp | None = None
+    """When the verdict fell."""
+    weight_zero_at: Timestamp | None = None
+    """When weight 0 was observed at the route."""
 
 
 class Aliases(StatusModel):
