@@ -14,7 +14,7 @@ from espalier_api.names import API_VERSION, GROUP
 from espalier_api.problems import problems
 from espalier_api.retrain import RetrainPolicy
 from espalier_api.rollout import CanaryRollout
-from espalier_api.rules import Subject, validate
+from espalier_api.rules import Subject, not_in_this_release, validate
 from espalier_cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def look(source: str, document: dict[str, Any]) -> Iterator[Remark]:
             yield Remark(source, subject, problem.field, problem.message, "schema", "error")
         return
     if isinstance(parsed, RegularizedModel):
-        for finding in validate(Subject.of_spec(parsed.spec)):
+        for finding in (*validate(Subject.of_spec(parsed.spec)), *not_in_this_release(parsed.spec)):
             yield Remark(source, subject, f"spec.{finding.field}", str(finding), finding.rule, finding.level)
 
 

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from espalier_api.rules import objectives, penalties, process
-from espalier_api.rules.engine_support import SUPPORT
+from espalier_api.rules.engine_support import supported
+from espalier_api.rules.release import not_in_this_release
 from espalier_api.rules.rule import REGISTRY, Finding, Level, Objection, Rule, Subject
 
 RULES: tuple[Rule, ...] = tuple(REGISTRY.rules)
@@ -30,16 +31,17 @@ def warnings(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
 
 __all__ = [
     "RULES",
-    "SUPPORT",
     "Finding",
     "Level",
     "Objection",
     "Rule",
     "Subject",
     "errors",
+    "not_in_this_release",
     "objectives",
     "penalties",
     "process",
+    "supported",
     "validate",
     "warnings",
 ]

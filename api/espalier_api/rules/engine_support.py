@@ -1,35 +1,61 @@
 """What each engine honours in this release. R38 refuses the rest: a block is never ignored.
 
-A trainer room that implements a block adds its name here in the same change; tests compare this table with the trainer's registry.
+A trainer room that implements a block adds its name here in the same change; tests compare these tables with the trainer's own.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-_EVERYWHERE = frozenset({"calibration"})
-_LINEAR = frozenset({"l2", "l1", "elasticNet", "sampleWeighting", "classRebalancing"})
+if TYPE_CHECKING:
+    from espalier_api.engines import Engine
 
-SUPPORT: Final[dict[str, frozenset[str]]] = {
-    "torch": _EVERYWHERE
-    | frozenset(
-        {
-            "l2",
-            "weightDecay",
-            "l1",
-            "elasticNet",
-            "gradientClipping",
-            "normalization",
-            "dropout",
-            "noiseInjection",
-            "batchMixing",
-            "labelSmoothing",
-            "robustLoss",
-            "weightAveraging",
-            "earlyStopping",
-        }
-    ),
-    "sklearn": _EVERYWHERE | _LINEAR,
-    "xgboost": frozenset(),
+TORCH: Final = frozenset(
+    {
+        "l2",
+        "weightDecay",
+        "l1",
+        "elasticNet",
+        "gradientClipping",
+        "dropout",
+        "noiseInjection",
+        "labelSmoothing",
+        "robustLoss",
+        "weightAveraging",
+        "earlyStopping",
+        "calibration",
+    }
+)
+"""Blocks that engine.torch trains."""
+
+_CALIBRATED: Final = frozenset({"calibration"})
+
+SKLEARN: Final[dict[tuple[str, str], frozenset[str]]] = {
+    ("logisticRegression", "classification"): frozenset({"l2", "l1", "elasticNet"}) | _CALIBRATED,
+    ("ridge", "regression"): frozenset({"l2"}),
+    ("lasso", "regression"): frozenset({"l1"}),
+    ("elasticNet", "regression"): frozenset({"l1", "l2", "elasticNet"}),
+    ("randomForest", "classification"): _CALIBRATED,
+    ("randomForest", "regression"): frozenset(),
+    ("histGradientBoosting", "classification"): frozenset({"l2"}) | _CALIBRATED,
+    ("histGradientBoosting", "regression"): frozenset({"l2"}),
 }
-"""Engine -> names of blocks. XGBoost itself comes with a later release; until then every spec with it is refused by its own rule."""
+"""(estimator, task type) -> blocks that engine.sklearn turns into parameters. A pair that is not here cannot be trained."""
+
+
+def supported(engine: Engine, task: str) -> frozenset[str] | None:
+    """Blocks that this engine honours for this task; None when it cannot do the task at all in this release."""
+    if engine.torch is not None:
+        return TORCH
+    if engine.sklearn is not None:
+        return SKLEARN.get((engine.sklearn.estimator, task))
+    return None
+
+
+def able(block: str, task: str) -> tuple[str, ...]:
+    """Engines that honour a block for a task, as one writes them, e.g. `torch`, `sklearn ridge`."""
+    names = ["torch"] if block in TORCH else []
+    names += [
+        f"sklearn {estimator}" for (estimator, kind), blocks in SKLEARN.items() if kind == task and block in blocks
+    ]
+    return tuple(names)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
 from espalier_api.regularizers import Scheduled
-from espalier_api.rules.engine_support import SUPPORT
+from espalier_api.rules.engine_support import able, supported
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
 MUCH_SPARSITY = 0.5
@@ -88,21 +89,29 @@ def nothing_to_skip(subject: Subject) -> Objections:
 @rule(
     "R28",
     "error",
-    message="early stopping may end training before a schedule has ended",
-    remedy="Raise earlyStopping.patience above the epochs that the schedule takes, or let it end earlier",
+    message="early stopping may end training before what moves has stopped moving",
+    remedy="Raise earlyStopping.patience, or let the schedule end earlier",
 )
 def patience_outlasts_schedules(subject: Subject) -> Objections:
-    """The monitor moves while a strength moves; a stop in between keeps weights of an objective that nobody declared."""
+    """Stopping inside the warm-up keeps an untrained model (error); stopping inside an annealing keeps weights of another objective."""
     stopping, torch = subject.regularizers.early_stopping, subject.engine.torch
     if stopping is None or torch is None:
         return
+    patience, field = stopping.patience, "regularizers.earlyStopping.patience"
+    warm_up = torch.schedule.cosine.warmup * torch.epochs if torch.schedule and torch.schedule.cosine else 0.0
+    if patience < warm_up:
+        yield Objection(
+            field,
+            message=f"earlyStopping.patience is {patience} epochs, but the learning rate warms up for {warm_up:.0f}",
+            remedy=f"Set patience to {math.ceil(warm_up)} or more",
+        )
     for name, end in _schedule_ends(subject):
-        epochs = round(end * torch.epochs)
-        if stopping.patience < epochs:
+        if patience < (epochs := round(end * torch.epochs)):
             yield Objection(
-                "regularizers.earlyStopping.patience",
-                message=f"earlyStopping.patience is {stopping.patience} epochs, but {name} moves until epoch {epochs}",
-                remedy=f"Set patience to {epochs} or more, or let the schedule end at {stopping.patience / torch.epochs:.2f}",
+                field,
+                level="warning",
+                message=f"earlyStopping.patience is {patience} epochs, but {name} moves until epoch {epochs}",
+                remedy=f"Set patience to {epochs} or more, or let the schedule end at {patience / torch.epochs:.2g}",
             )
     averaging = subject.regularizers.weight_averaging
     if averaging is not None and averaging.kind == "swa":
@@ -111,17 +120,6 @@ def patience_outlasts_schedules(subject: Subject) -> Objections:
             level="warning",
             message="swa averages the last quarter, which early stopping may never reach",
             remedy="Use weightAveraging.kind: ema, or drop earlyStopping",
-        )
-    if torch.schedule is not None and torch.schedule.cosine is not None and stopping.patience < torch.epochs:
-        yield from _warm_up(torch.schedule.cosine.warmup * torch.epochs, stopping.patience)
-
-
-def _warm_up(warmup: float, patience: int) -> Iterator[Objection]:
-    if patience < warmup:
-        yield Objection(
-            "regularizers.earlyStopping.patience",
-            message=f"earlyStopping.patience is {patience} epochs, but the learning rate warms up for {warmup:.0f}",
-            remedy=f"Set patience to {warmup:.0f} or more",
         )
 
 
@@ -196,15 +194,20 @@ def augmentation_fits(subject: Subject) -> Objections:
 )
 def engine_honours(subject: Subject) -> Objections:
     """Against the table of what each engine does in this release."""
+    honoured = supported(subject.engine, subject.task.type)
+    if honoured is None:
+        return  # the engine itself is not of this release, which is told once
     engine = subject.engine.name
+    if subject.engine.sklearn is not None:
+        engine += f" {subject.engine.sklearn.estimator}"
     for name, _ in subject.regularizers.declared():
-        if name in SUPPORT[engine]:
+        if name in honoured:
             continue
-        able = [other for other, names in SUPPORT.items() if name in names]
+        others = able(name, subject.task.type)
         yield Objection(
             f"regularizers.{name}",
             message=f"engine {engine} cannot honour {name}",
-            remedy=f"Drop {name}, or use engine {' or '.join(able)}"
-            if able
+            remedy=f"Drop {name}, or use {' or '.join(others)}"
+            if others
             else f"Drop {name}; no engine of this release trains it yet",
         )

@@ -1,0 +1,74 @@
+"""Fields of v1alpha1 that this release cannot honour yet. They are refused, with what to write now, and never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from espalier_api.rules.engine_support import SKLEARN, supported
+from espalier_api.rules.rule import Finding
+
+if TYPE_CHECKING:
+    from espalier_api.model import RegularizedModelSpec
+    from espalier_api.regularizers import Regularizers
+
+RULE = "NotYetImplemented"
+
+
+def not_in_this_release(spec: RegularizedModelSpec) -> tuple[Finding, ...]:
+    """Every field of the spec that would be ignored. Blocks that an engine cannot honour are R38's."""
+    return tuple(
+        Finding(RULE, "error", field.split(":", 1)[0], f"{field} is part of the API but not of this release", remedy)
+        for applies, field, remedy in _table(spec)
+        if applies
+    )
+
+
+def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
+    """(applies, field, what to write now) of everything that is refused."""
+    training, serving = spec.training, spec.serving
+    tracking = training.tracking
+    yield spec.search is not None, "search", "Remove it and give the values to train with"
+    yield spec.data.label_column_noise_audit, "data.labelColumnNoiseAudit", "Set it to false"
+    yield training.nodes > 1, "training.nodes", "Set it to 1"
+    yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"
+    yield tracking is not None and tracking != type(tracking)(), "training.tracking", "Remove it and read /metrics"
+    yield spec.artifacts.signing is not None, "artifacts.signing", "Remove it; digests are verified without it"
+    yield serving.fallback is not None, "serving.fallback", "Remove it"
+    yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
+    yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"
+    yield from _engines(spec)
+    yield from _variants(spec.regularizers)
+
+
+def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
+    engine, task = spec.engine, spec.task.type
+    yield engine.xgboost is not None, "engine.xgboost", "Use engine.sklearn with estimator: histGradientBoosting"
+    if engine.torch is not None:
+        yield engine.torch.architecture.mlp is None, "engine.torch.architecture", "Use mlp"
+        yield engine.torch.precision == "fp16", "engine.torch.precision: fp16", "Use bf16 or fp32"
+    if engine.sklearn is not None and supported(engine, task) is None:
+        others = sorted(estimator for estimator, kind in SKLEARN if kind == task)
+        field = f"engine.sklearn.estimator: {engine.sklearn.estimator} for a {task}"
+        yield True, field, f"Use one of {', '.join(others)}"
+
+
+def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
+    """Blocks that are trained, but not in every variant of the API."""
+    calibration, dropout, robust, l1 = blocks.calibration, blocks.dropout, blocks.robust_loss, blocks.l1
+    yield (
+        calibration is not None and calibration.method != "temperature",
+        "regularizers.calibration.method",
+        "Use temperature",
+    )
+    yield (
+        dropout is not None and dropout.kind == "channel",
+        "regularizers.dropout.kind: channel",
+        "Use element or alpha",
+    )
+    yield (
+        robust is not None and robust.kind == "biTempered",
+        "regularizers.robustLoss.kind: biTempered",
+        "Use gce or symmetricCE",
+    )
+    yield l1 is not None and l1.method != "proximal", "regularizers.l1.method: hadamard", "Use proximal"

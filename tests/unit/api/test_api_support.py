@@ -1,0 +1,37 @@
+"""The support tables of the rules are what the trainer really has: a block is promised only where a file trains it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import espalier_trainer.regularizers as trained
+from espalier_api.engines import Engine
+from espalier_api.regularizers import BLOCKS
+from espalier_api.rules.engine_support import SKLEARN, TORCH, able, supported
+from espalier_trainer.engines.sklearn.estimators import ESTIMATORS
+
+
+def test_torch_blocks_are_the_files_of_the_trainer() -> None:
+    folder = Path(trained.__path__[0])
+    files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert {name for name, attribute in BLOCKS.items() if attribute in files} == TORCH
+
+
+@pytest.mark.parametrize("pair", sorted({*SKLEARN, *ESTIMATORS}), ids=" ".join)
+def test_estimators_and_their_blocks_are_the_trainers(pair: tuple[str, str]) -> None:
+    assert SKLEARN[pair] == ESTIMATORS[pair].blocks
+
+
+def test_supported_looks_at_engine_and_task() -> None:
+    ridge = Engine.model_validate({"sklearn": {"estimator": "ridge"}})
+    assert supported(ridge, "regression") == {"l2"}
+    assert supported(ridge, "classification") is None
+    assert supported(Engine.model_validate({"xgboost": {}}), "classification") is None
+
+
+def test_able_names_what_one_can_write() -> None:
+    assert able("dropout", "regression") == ("torch",)
+    assert "sklearn lasso" in able("l1", "regression")
+    assert able("ewc", "classification") == ()
