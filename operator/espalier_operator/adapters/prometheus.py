@@ -200,8 +200,8 @@ class Prometheus:
         return client
 
     def _server_side(self) -> dict[str, str]:
-        """The server gives up when we do."""
-        return {"timeout": f"{self._timeout:g}s"}
+        """The server gives up when we do; plain seconds, for `0.3s` is no Prometheus duration."""
+        return {"timeout": f"{self._timeout:g}"}
 
     def _vector(self, text: str, rows: Any) -> Vector:  # noqa: ANN401 - whatever JSON held
         """Samples that share their labels with the previous answer to the same text: a fleet's labels hardly change."""

@@ -97,6 +97,9 @@ class _Server(ThreadingHTTPServer):
         self.stub, self.closing = stub, threading.Event()
         super().__init__(("127.0.0.1", 0), _Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has given up resets the connection: that is what these tests are about."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

@@ -63,7 +63,7 @@ async def test_an_answer(stub: Any, source: Prometheus) -> None:
     assert answer.of("vision", "digits") == answer.samples
     ((path, asked, _),) = stub.requests
     assert path == "/api/v1/query"
-    assert asked == {"query": QUERY.text, "time": "1793534400.000", "timeout": "0.5s"}
+    assert asked == {"query": QUERY.text, "time": "1793534400.000", "timeout": "0.5"}
 
 
 async def test_a_range(stub: Any, source: Prometheus) -> None:

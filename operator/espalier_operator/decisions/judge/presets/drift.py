@@ -38,7 +38,7 @@ class Drift:
         """One text for the fleet; it does not depend on the model."""
         seen = f"increase({metrics.FEATURE_OBSERVATIONS.name}[{promql_duration(self.window)}])"
         total = f"sum by ({_FEATURE}) ({seen})"
-        share = f"sum by ({_FEATURE},bin) ({seen}) / ignoring(bin) group_left ({total} >= {MIN_OBSERVATIONS})"
+        share = f"sum by ({_FEATURE},bin) ({seen}) / ignoring(bin) group_left() ({total} >= {MIN_OBSERVATIONS})"
         p = f"clamp_min({share}, {_SMALLEST_SHARE})"
         q = f"clamp_min(max by ({_FEATURE},bin) ({metrics.FEATURE_REFERENCE.name}), {_SMALLEST_SHARE})"
         return f"max by (namespace,model,version) (sum by ({_FEATURE}) (({p} - {q}) * ln({p} / {q})))"
