@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from espalier_operator.adapters.kube import Object
     from espalier_operator.adapters.resources import Resource
 
+WITHOUT_GENERATION = frozenset({"ConfigMap", "Service", "Event"})
 NOW = "2026-11-22T12:00:00Z"
 
 
@@ -112,7 +113,9 @@ class FakeKube:
         ref = ObjectRef.of(manifest)
         if (found := self.objects.get(ref)) is None:
             return self._stored(ref, copy.deepcopy(dict(manifest)), "ADDED")
-        kept = {key: found["metadata"][key] for key in ("uid", "generation", "resourceVersion")}
+        kept = {
+            key: found["metadata"][key] for key in ("uid", "generation", "resourceVersion") if key in found["metadata"]
+        }
         merged = {**found, **copy.deepcopy(dict(manifest))}
         merged["metadata"] = {**merged["metadata"], **kept}
         return self._stored(ref, merged, "MODIFIED")
@@ -143,8 +146,9 @@ class FakeKube:
         before = self.objects.get(ref)
         metadata = obj["metadata"]
         metadata.setdefault("uid", f"uid-{next(self._uid)}")
-        moved = before is None or before.get("spec") != obj.get("spec")
-        metadata["generation"] = metadata.get("generation", 0) + (1 if moved else 0)
+        if ref.kind not in WITHOUT_GENERATION:
+            moved = before is None or before.get("spec") != obj.get("spec")
+            metadata["generation"] = metadata.get("generation", 0) + (1 if moved else 0)
         metadata["resourceVersion"] = str(next(self._version))
         self.objects[ref] = obj
         self._tell(change, obj)
