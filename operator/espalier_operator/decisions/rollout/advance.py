@@ -131,7 +131,7 @@ def see_the_weight(view: View) -> Change | None:
         clock = replace(progress.clock, counts_from=None if progress.pause else begins)
         return Change(replace(progress, observed_at=view.now, evidence_from=warm, clock=clock))
     if not there and progress.observed_at is not None:
-        return Change(replace(bank(view), observed_at=None))
+        return Change(replace(bank(view), observed_at=None, hold=None))  # who has no traffic is not blind
     return None
 
 

@@ -183,8 +183,9 @@ def _leave(view: View, notes: tuple[Note, ...]) -> RolloutPlan:
     at_stable = (
         stable is not None and dict(view.seen.traffic.weights) == {stable.name: FULL} and view.seen.traffic.settled
     )
-    safe = at_stable or stable is None or view.now >= since + view.spec.patience.leave
     everything = view.spec.delete_serving
+    begun = everything and not view.seen.traffic.weights  # a pass before this one took the route away and died
+    safe = at_stable or begun or stable is None or view.now >= since + view.spec.patience.leave
     return RolloutPlan(
         progress=view.progress,
         split=None if safe and everything else split,

@@ -129,7 +129,7 @@ def roll_back_on_fail(view: View) -> Change | None:
 
 def hold_while_blind(view: View) -> Change | None:
     """NoData and SourceDown stop the step's clock, not the rollout; each has its own deadline and what follows it."""
-    if view.state not in ANALYSING or view.progress.observed_at is None:
+    if view.state not in ANALYSING or (view.progress.observed_at is None and view.progress.hold is None):
         return None
     blind, hold = blind_reading(view), view.progress.hold
     if blind is None:

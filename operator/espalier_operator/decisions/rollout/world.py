@@ -202,6 +202,8 @@ class Traffic:
     """Why the gateway refuses it, in its own words."""
     note: str = ""
     """What a person should know: rounding, or how the weight was observed."""
+    share: int | None = None
+    """The canary's real percent where the router rounds; None where weights are exact."""
     resource_version: str = ""
 
     def weight(self, version: VersionRef | None) -> int:
