@@ -1,4 +1,6 @@
-"""`python -m espalier_trainer --job /etc/espalier/job/job.json`: the process boundary. Every end is an exit code and a termination message."""
+"""`python -m espalier_trainer --job /etc/espalier/job/job.json`: the process boundary.
+
+Every end is an exit code and a termination message."""
 
 from __future__ import annotations
 
@@ -14,9 +16,8 @@ from typing import TYPE_CHECKING
 from espalier_api.model import Diagnosis
 from espalier_api.names import JOB_PATH, PORT_TRAINER
 from espalier_api.training import OUTCOME_OF_EXIT, TrainingResult
-
 from espalier_trainer import termination
-from espalier_trainer.errors import UNEXPECTED, DivergedError, TrainerError
+from espalier_trainer.errors import UNEXPECTED, DivergedError, InvalidConfigError, TrainerError
 from espalier_trainer.log import say
 from espalier_trainer.storage import FolderStore, ObjectStore, open_store
 
@@ -41,7 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             message=f"unexpected {type(error).__name__}: {str(error)[:500]}; the pod's log has the traceback",
             duration_seconds=round(time.monotonic() - began, 3),
         )
-    say("result", outcome=result.outcome, exitCode=result.exit_code, message=termination.without_secrets(result.message), digest=result.digest)
+    say(
+        "result",
+        outcome=result.outcome,
+        exitCode=result.exit_code,
+        message=termination.without_secrets(result.message),
+        digest=result.digest,
+    )
     if arguments.local is None or "TERMINATION_LOG" in os.environ:
         termination.write(result, termination.path())
     return result.exit_code
@@ -51,7 +58,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="espalier_trainer", description="Train one version of a RegularizedModel.")
     parser.add_argument("--job", type=Path, default=Path(JOB_PATH), help="job.json as the operator mounts it")
     parser.add_argument("--port", type=int, default=PORT_TRAINER, help="of /progress and /metrics; 0 picks a free one")
-    parser.add_argument("--local", type=Path, help="a folder that stands for S3: s3://bucket/key is <folder>/bucket/key")
+    parser.add_argument(
+        "--local", type=Path, help="a folder that stands for S3: s3://bucket/key is <folder>/bucket/key"
+    )
     return parser.parse_args(argv)
 
 
@@ -62,7 +71,13 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
     job = jobfile.read_job(arguments.job)
     board = progress.Board(job)
     server = progress.BoardServer(board, arguments.port).start()
-    say("start", model=f"{job.model.namespace}/{job.model.name}", version=job.version, attempt=job.attempt, port=server.server_address[1])
+    say(
+        "start",
+        model=f"{job.model.namespace}/{job.model.name}",
+        version=job.version,
+        attempt=job.attempt,
+        port=server.server_address[1],
+    )
     preemption = session.Preemption()
     preemption.install()
     try:
@@ -77,13 +92,25 @@ def _opener(local: Path | None) -> Callable[[str, str], ObjectStore]:
     """S3, or the folder that stands for it."""
     if local is None:
         return open_store
-    return lambda uri, field: FolderStore(local / uri.removeprefix("s3://"))
+
+    def open_folder(uri: str, field: str) -> ObjectStore:
+        if not uri.startswith("s3://"):
+            raise InvalidConfigError(f"{field}: {uri!r} is not an S3 address")
+        return FolderStore(local / uri.removeprefix("s3://"))
+
+    return open_folder
 
 
 def _failed(error: TrainerError, began: float) -> TrainingResult:
     diagnosis: tuple[Diagnosis, ...] = ()
     if isinstance(error, DivergedError):
-        diagnosis = (Diagnosis(mode="F7", evidence=str(error)[:1024], suggestion="lower the learning rate or add regularizers.gradientClipping"),)
+        diagnosis = (
+            Diagnosis(
+                mode="F7",
+                evidence=str(error)[:1024],
+                suggestion="lower the learning rate or add regularizers.gradientClipping",
+            ),
+        )
     return TrainingResult(
         outcome=OUTCOME_OF_EXIT.get(error.exit_code, "Failed"),
         exit_code=int(error.exit_code),

@@ -1,7 +1,8 @@
 """Checkpoints without pickle: the state's tensors in one safetensors file whose header carries the rest as JSON.
 
 One object per checkpoint, one PUT, so a reader sees it whole or not at all; a digest in the header catches what storage breaks. The
-header also names the configuration and the data that it belongs to: a state of another job is refused."""
+header also names the configuration and the data that it belongs to: a state of another job is refused.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ def _take(value: Any, tensors: dict[str, torch.Tensor], path: str) -> Any:  # no
 
 def _give(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401 - a tree of plain values
     if isinstance(value, dict):
-        return tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _give(v, tensors) for k, v in value.items()}
+        return (
+            tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _give(v, tensors) for k, v in value.items()}
+        )
     return [_give(v, tensors) for v in value] if isinstance(value, list) else value
 
 
@@ -89,7 +92,7 @@ def _digest(skeleton: str, tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(skeleton.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,7 +1,8 @@
 """Failure modes from logged signals: pure rules over numbers, one function per mode, each with evidence and the next thing to try.
 
 Only what a single training run can see is here: F1 underfit, F2 overfit, F7 instability, F8 miscalibration (F3 is the parity check
-that blocks the release; F4 to F6 need production or a predecessor)."""
+that blocks the release; F4 to F6 need production or a predecessor).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from espalier_api.artifact import MetricValue
-
     from espalier_trainer.engines import Contribution
     from espalier_trainer.evaluation.calibration import Excess
 
@@ -49,7 +49,11 @@ class Signals:
 def diagnose(signals: Signals) -> list[Diagnosis]:
     """Every mode that the signals show, in order of their number."""
     found = (rule(signals) for rule in RULES)
-    return [Diagnosis(mode=d.mode, evidence=d.evidence[:1024], suggestion=d.suggestion[:1024]) for d in found if d is not None]
+    return [
+        Diagnosis(mode=d.mode, evidence=d.evidence[:1024], suggestion=d.suggestion[:1024])
+        for d in found
+        if d is not None
+    ]
 
 
 def underfit(s: Signals) -> Diagnosis | None:
@@ -69,7 +73,9 @@ def underfit(s: Signals) -> Diagnosis | None:
     if not flat:
         return Diagnosis(mode="F1", evidence=evidence, suggestion="train longer or raise the learning rate")
     if strongest is not None and (strongest[1].gradient_ratio or 0.0) > 0:
-        return Diagnosis(mode="F1", evidence=evidence, suggestion=f"halve regularizers.{strongest[0]}, the strongest block")
+        return Diagnosis(
+            mode="F1", evidence=evidence, suggestion=f"halve regularizers.{strongest[0]}, the strongest block"
+        )
     return Diagnosis(mode="F1", evidence=evidence, suggestion="widen the network or raise the learning rate")
 
 

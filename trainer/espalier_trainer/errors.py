@@ -1,7 +1,8 @@
 """What can end a training run, and with which exit code. One hierarchy, so that the boundary in `main` needs one handler.
 
 The operator reads nothing but the exit code and the termination message; therefore every class names its code and its reason (a word
-of espalier_api.conditions) and carries a sentence that names the object, the field, what was wrong and what to do."""
+of espalier_api.conditions) and carries a sentence that names the object, the field, what was wrong and what to do.
+"""
 
 from __future__ import annotations
 

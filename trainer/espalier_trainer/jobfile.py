@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from espalier_api.hashing import json_digest
 from espalier_api.rules import Subject, errors, validate
 from espalier_api.training import TrainingJob
-from pydantic import ValidationError
-
 from espalier_trainer.data.dataset import DataSpec
 from espalier_trainer.errors import InvalidConfigError
 
@@ -21,11 +21,16 @@ def read_job(path: Path) -> TrainingJob:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidConfigError(f"{path}: cannot be read ({type(error).__name__}); the Job mounts its ConfigMap there") from error
+        raise InvalidConfigError(
+            f"{path}: cannot be read ({type(error).__name__}); the Job mounts its ConfigMap there"
+        ) from error
     try:
         job = TrainingJob.model_validate_json(text)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
+        told = [
+            f"{'.'.join(map(str, e['loc'])) or 'job'}: {e['msg']}"
+            for e in error.errors(include_url=False, include_input=False)
+        ]
         raise InvalidConfigError(f"{path.name}: {'; '.join(told[:8])}") from error
     check(job)
     return job
@@ -36,7 +41,9 @@ def check(job: TrainingJob) -> None:
     if found := errors(validate(Subject.of_job(job))):
         raise InvalidConfigError("; ".join(map(str, found)))
     if job.search is not None:
-        raise InvalidConfigError("search: this trainer does not search yet; remove spec.search or use an image that does")
+        raise InvalidConfigError(
+            "search: this trainer does not search yet; remove spec.search or use an image that does"
+        )
     if job.data.label_column_noise_audit:
         raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
 

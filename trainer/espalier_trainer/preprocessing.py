@@ -1,6 +1,7 @@
 """Standardization, fitted on training rows only and exported inside the graph: a server can neither forget nor repeat it.
 
-Regression targets are standardized too, so that a strength means the same on cents as on millions; scores are turned back in the graph."""
+Regression targets are standardized too, so that a strength means the same on cents as on millions; scores are turned back in the graph.
+"""
 
 from __future__ import annotations
 

@@ -7,17 +7,17 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
 from espalier_api import metrics as api_metrics
 from espalier_api.names import PORT_TRAINER
 from espalier_api.training import Contribution, Losses, TrainingProgress
-from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from espalier_api.training import TrainingJob
-
     from espalier_trainer import engines
 
 
@@ -50,7 +50,11 @@ class Board:
                 self._began = time.monotonic()
 
     def fit(
-        self, done: float, position: tuple[int, int, int], losses: Mapping[str, float], blocks: Mapping[str, engines.Contribution]
+        self,
+        done: float,
+        position: tuple[int, int, int],
+        losses: Mapping[str, float],
+        blocks: Mapping[str, engines.Contribution],
     ) -> None:
         """Progress 0-1 over all fits; position is (epoch, epochs, step)."""
         spent = time.monotonic() - self._began
@@ -97,7 +101,10 @@ class Board:
 
 def _told(block: engines.Contribution) -> Contribution:
     return Contribution(
-        coefficient=block.coefficient, value=block.value or 0.0, share=block.share or 0.0, gradient_ratio=block.gradient_ratio
+        coefficient=block.coefficient,
+        value=block.value or 0.0,
+        share=block.share or 0.0,
+        gradient_ratio=block.gradient_ratio,
     )
 
 
@@ -106,9 +113,12 @@ class Handler(BaseHTTPRequestHandler):
 
     server: BoardServer
 
-    def do_GET(self) -> None:  # noqa: N802 - the library's name
+    def do_GET(self) -> None:
         """/progress or /metrics; anything else is 404."""
-        pages = {"/progress": (self.server.board.as_json, "application/json"), "/metrics": (self.server.board.as_text, CONTENT_TYPE_LATEST)}
+        pages = {
+            "/progress": (self.server.board.as_json, "application/json"),
+            "/metrics": (self.server.board.as_text, CONTENT_TYPE_LATEST),
+        }
         page = pages.get(self.path.split("?", 1)[0])
         body, kind = (page[0](), page[1]) if page else (b"not found; there are /progress and /metrics\n", "text/plain")
         self.send_response(200 if page else 404)

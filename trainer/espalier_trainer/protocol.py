@@ -2,7 +2,8 @@
 
 Order is never the user's business: the engine walks the stages PLAN → SURGERY → DATA → LOSS → GRAD → STEP → EPOCH → SELECT → POST →
 PACKAGE, and within a stage the blocks by their `order`. A class overrides the hooks it needs; hooks that nobody overrides cost
-nothing in the loop. Torch is imported by the files that use it, never here: classical engines start without it."""
+nothing in the loop. Torch is imported by the files that use it, never here: classical engines start without it.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +91,7 @@ class Params:
     """Selected parameters of the model; the lists are parallel."""
 
     names: list[str]
-    values: list[nn.Parameter]
+    values: list[Tensor]
 
     @property
     def grads(self) -> list[Tensor]:
@@ -124,7 +125,7 @@ class StepView:
 
     learning_rate: float = 0.0
 
-    def step_size(self, parameter: nn.Parameter) -> Tensor | float:
+    def step_size(self, parameter: Tensor) -> Tensor | float:
         """Effective step per unit of a constant gradient, scalar or elementwise like `parameter`."""
         raise NotImplementedError
 
@@ -241,7 +242,9 @@ REGISTRY: Final[dict[str, type[Regularizer[Any]]]] = {}
 def register(cls: R) -> R:
     """Class decorator: make a block known under its `name`. A name is given once."""
     if cls.name in REGISTRY and REGISTRY[cls.name].__module__ != cls.__module__:
-        raise ValueError(f"regularizer {cls.name!r} is registered by {REGISTRY[cls.name].__module__} and {cls.__module__}")
+        raise ValueError(
+            f"regularizer {cls.name!r} is registered by {REGISTRY[cls.name].__module__} and {cls.__module__}"
+        )
     REGISTRY[cls.name] = cls
     return cls
 

@@ -1,7 +1,8 @@
 """Counter-based randomness: every draw is a function of (seed, purpose, counters), so a checkpoint needs no generator state.
 
 The mixer is SplitMix64 (Steele, Lea, Flood 2014), written here because the draws must be equal on every platform and on every
-version of numpy and torch."""
+version of numpy and torch.
+"""
 
 from __future__ import annotations
 

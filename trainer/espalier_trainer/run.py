@@ -19,7 +19,6 @@ from espalier_api.durations import format_time
 from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
-
 from espalier_trainer import engines, rng
 from espalier_trainer.data import dataset, load, splits
 from espalier_trainer.engines import FitData, Part
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from espalier_api.training import TrainingJob
-
     from espalier_trainer.checkpoint import Checkpoints, Identity
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Contribution, Engine, Fitted
     from espalier_trainer.progress import Board
     from espalier_trainer.storage import ObjectStore
 
+MAX_TOLD_CLASSES: Final = 20
 SOFTWARE: Final = ("espalier", "torch", "numpy", "scikit-learn", "onnx", "onnxruntime", "pyarrow")
 
 
@@ -95,7 +94,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         manifest.content_sha256,
         began,
         diagnosis=tuple(evaluations[0].diagnosis),
-        classes=manifest.task.classes if len(manifest.task.classes) <= 20 else (),
+        classes=manifest.task.classes if len(manifest.task.classes) <= MAX_TOLD_CLASSES else (),
     )
 
 
@@ -117,7 +116,9 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     standardizer = Standardizer.fit(parts["train"])
     positive = job.task.positive_class
     if positive is not None and positive not in data.classes:
-        raise InvalidConfigError(f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})")
+        raise InvalidConfigError(
+            f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})"
+        )
 
     def part(name: str) -> Part:
         one = parts[name]
@@ -132,7 +133,13 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
         splits=frozenset(name for name, one in parts.items() if len(one)),
         target_scale=standardizer.target_scale,
     )
-    say("data", rows={n: len(p) for n, p in parts.items()}, features=len(data.features), classes=len(data.classes), digest=digest)
+    say(
+        "data",
+        rows={n: len(p) for n, p in parts.items()},
+        features=len(data.features),
+        classes=len(data.classes),
+        digest=digest,
+    )
     index = None if positive is None else data.classes.index(positive)
     return Prepared(parts, standardizer, fit, index, digest, content)
 
@@ -154,7 +161,12 @@ def _fit_all(
         fitted = engine.fit(prepared.fit, rng.derive(seed, "fit"), session)
         world.board.phase("Evaluating")
         done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, prepared.positive, seed))
-        say("fit", seed=seed, epochs=fitted.report.epochs, metrics={n: round(v.value, 5) for n, v in done[-1].metrics.items()})
+        say(
+            "fit",
+            seed=seed,
+            epochs=fitted.report.epochs,
+            metrics={n: round(v.value, 5) for n, v in done[-1].metrics.items()},
+        )
     assert fitted is not None  # noqa: S101 - a state is saved inside a fit or before one, never after the last
     return fitted, done[::-1], checkpoints
 
@@ -197,7 +209,7 @@ def _saved(evaluation: Evaluation) -> dict[str, Any]:
 class FitSession:
     """One of the fits of a run: checkpoints to the store, progress to the board, SIGTERM to an orderly end."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the run's own parts
+    def __init__(
         self,
         job: TrainingJob,
         world: World,
@@ -232,15 +244,23 @@ class FitSession:
             how = "a checkpoint is saved" if self._saved else "nothing to save: this engine fits in one piece"
             raise PreemptedError(f"SIGTERM while training; {how}, the next attempt goes on from there")
 
-    def progress(  # noqa: PLR0913, PLR0917 - see Session
-        self, done: float, epoch: int, epochs: int, step: int, losses: Mapping[str, float], blocks: Mapping[str, Contribution]
+    def progress(
+        self,
+        done: float,
+        epoch: int,
+        epochs: int,
+        step: int,
+        losses: Mapping[str, float],
+        blocks: Mapping[str, Contribution],
     ) -> None:
-        """This fit's part of the whole."""
+        """The fit's part of the whole."""
         self._world.board.fit((self._index + done) / self._count, (epoch, epochs, step), losses, blocks)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
-def _package(job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list[Evaluation], prepared: Prepared) -> tuple[Any, Any]:
+def _package(
+    job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list[Evaluation], prepared: Prepared
+) -> tuple[Any, Any]:
     packaging = import_module("espalier_trainer.export.package")
     names = evaluations[0].metrics
     means = {n: mean_of_seeds([e.metrics[n] for e in evaluations if n in e.metrics]) for n in names}
@@ -252,7 +272,9 @@ def _package(job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list
         rows={n: len(p) for n, p in prepared.parts.items()},
         software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
     )
-    return packaging.build(engine, fitted, prepared.standardizer, prepared.parts, evaluations, means, provenance), provenance
+    return packaging.build(
+        engine, fitted, prepared.standardizer, prepared.parts, evaluations, means, provenance
+    ), provenance
 
 
 def _version(name: str) -> str | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from espalier_api.regularizers import Schedule
     from torch import Tensor
+
+    from espalier_api.regularizers import Schedule
 
 
 class Coefficient:

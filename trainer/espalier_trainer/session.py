@@ -35,8 +35,14 @@ class Session(Protocol):
         """Raise PreemptedError after SIGTERM."""
         ...
 
-    def progress(  # noqa: PLR0913, PLR0917 - one call per epoch, all plain numbers
-        self, done: float, epoch: int, epochs: int, step: int, losses: Mapping[str, float], blocks: Mapping[str, Contribution]
+    def progress(
+        self,
+        done: float,
+        epoch: int,
+        epochs: int,
+        step: int,
+        losses: Mapping[str, float],
+        blocks: Mapping[str, Contribution],
     ) -> None:
         """Tell how far the fit is."""
         ...
@@ -59,8 +65,14 @@ class Alone:
     def stop_if_preempted(self) -> None:
         """Never."""
 
-    def progress(  # noqa: PLR0913, PLR0917 - see Session
-        self, done: float, epoch: int, epochs: int, step: int, losses: Mapping[str, float], blocks: Mapping[str, Contribution]
+    def progress(
+        self,
+        done: float,
+        epoch: int,
+        epochs: int,
+        step: int,
+        losses: Mapping[str, float],
+        blocks: Mapping[str, Contribution],
     ) -> None:
         """Nobody listens."""
 

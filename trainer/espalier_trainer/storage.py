@@ -1,7 +1,8 @@
 """The object store behind one small Protocol: S3 in a cluster, a folder for tests and `--local` runs.
 
 Only what the trainer needs: list, read, stream to a file, write, write-if-absent, delete. Every failure of the store becomes an
-InfrastructureError (the operator retries) with the bucket and the operation in its message and never a credential."""
+InfrastructureError (the operator retries) with the bucket and the operation in its message and never a credential.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def open_store(uri: str, field: str) -> ObjectStore:
         return S3Store(parts.netloc, f"{prefix}/" if prefix else "")
     if parts.scheme == "file" and not parts.netloc:
         return FolderStore(Path(unquote(parts.path)))
-    raise InvalidConfigError(f"{field}: {uri!r} is not a storage location; use s3://<bucket>/<prefix>/ or file:///<folder>/")
+    raise InvalidConfigError(
+        f"{field}: {uri!r} is not a storage location; use s3://<bucket>/<prefix>/ or file:///<folder>/"
+    )
 
 
 class FolderStore:
@@ -162,7 +165,11 @@ class S3Store:
 
         def pages() -> list[Entry]:
             paginator = self._client.get_paginator("list_objects_v2")
-            found = [item for page in paginator.paginate(Bucket=self.bucket, Prefix=self.prefix) for item in page.get("Contents", ())]
+            found = [
+                item
+                for page in paginator.paginate(Bucket=self.bucket, Prefix=self.prefix)
+                for item in page.get("Contents", ())
+            ]
             return [
                 Entry(item["Key"].removeprefix(self.prefix), int(item["Size"]), item["ETag"].strip('"'))
                 for item in found

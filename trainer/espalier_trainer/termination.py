@@ -36,7 +36,9 @@ def message(result: TrainingResult) -> str:
     try:
         return short.to_termination_message()
     except ValueError:
-        bare = short.model_copy(update={"metrics": _fewest(short), "diagnosis": (), "classes": (), "message": told[:200]})
+        bare = short.model_copy(
+            update={"metrics": _fewest(short), "diagnosis": (), "classes": (), "message": told[:200]}
+        )
         text = bare.to_json()
         fits = len(text.encode()) <= TERMINATION_MESSAGE_BYTES
         return text if fits else bare.model_copy(update={"metrics": {}}).to_json()
@@ -44,7 +46,11 @@ def message(result: TrainingResult) -> str:
 
 def _fewest(result: TrainingResult) -> dict[str, object]:
     """Values without intervals: gates need no more."""
-    return {n: v.model_copy(update={"low": None, "high": None, "n": None}) for n, v in result.metrics.items() if "/" not in n}
+    return {
+        n: v.model_copy(update={"low": None, "high": None, "n": None})
+        for n, v in result.metrics.items()
+        if "/" not in n
+    }
 
 
 def write(result: TrainingResult, target: Path) -> None:

@@ -75,10 +75,10 @@ def build(table: Table, spec: DataSpec) -> Dataset:
     """Check and convert; DataProblemError names file, column and row of the first bad value and how many there are."""
     if table.rows == 0:
         raise DataProblemError(f"data.snapshot: {', '.join(table.files)} hold no rows")
-    for field, column in _named_columns(spec):
+    for role, column in _named_columns(spec):
         if column not in table.columns:
             raise DataProblemError(
-                f"data.{field}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
+                f"data.{role}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
             )
     features = _features(table, spec)
     x = np.stack([_feature(table, name) for name in features], axis=1)
@@ -122,9 +122,7 @@ def _features(table: Table, spec: DataSpec) -> tuple[str, ...]:
 
 def _first(table: Table, column: str, bad: npt.NDArray[np.bool_], what: str) -> DataProblemError:
     row = int(np.argmax(bad))
-    return DataProblemError(
-        f"{table.where(row)}, column {column!r}: {what} ({int(bad.sum())} of {table.rows} rows)"
-    )
+    return DataProblemError(f"{table.where(row)}, column {column!r}: {what} ({int(bad.sum())} of {table.rows} rows)")
 
 
 def _numbers(table: Table, column: str, role: str) -> npt.NDArray[np.float64]:
@@ -176,7 +174,9 @@ def _labels(
     unknown = [name for name in found if name not in set(classes)]
     if unknown:
         bad = np.isin(told.astype(str), unknown)
-        raise _first(table, column, bad, f"label {str(told[int(np.argmax(bad))])!r} is not in task.classes [{names_of(classes)}]")
+        raise _first(
+            table, column, bad, f"label {str(told[int(np.argmax(bad))])!r} is not in task.classes [{names_of(classes)}]"
+        )
     if len(classes) < 2:  # noqa: PLR2004 - a classifier tells at least two things apart
         raise DataProblemError(f"column {column!r}: only one class ({found[0]!r}); nothing to classify")
     index = {name: i for i, name in enumerate(classes)}
@@ -212,7 +212,9 @@ def _time(table: Table, spec: DataSpec) -> npt.NDArray[Any] | None:
         bad = np.asarray([v is None for v in values], dtype=np.bool_)
         values = values.astype(str)
     else:
-        bad = np.isnat(values) if np.issubdtype(values.dtype, np.datetime64) else ~np.isfinite(values.astype(np.float64))
+        bad = (
+            np.isnat(values) if np.issubdtype(values.dtype, np.datetime64) else ~np.isfinite(values.astype(np.float64))
+        )
     if bad.any():
         raise _first(table, spec.time, bad, "time is missing")
     return values

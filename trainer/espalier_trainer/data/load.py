@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from espalier_api.hashing import SnapshotEntry, snapshot_digest
-
 from espalier_trainer.data import tables
 from espalier_trainer.errors import DataProblemError, SnapshotChangedError
 

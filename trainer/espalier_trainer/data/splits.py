@@ -2,7 +2,8 @@
 
 Rows are ordered by a keyed hash of their index (rng.keys), not by a library's shuffle, so no upgrade can move a row from test to
 train. `stratified` keeps class shares (it is random for regression), `group` keeps the groups of the first group column together,
-`time` puts the newest rows into test and never cuts through equal times."""
+`time` puts the newest rows into test and never cuts through equal times.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from espalier_trainer.errors import DataProblemError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from espalier_api.data import Split
 
+    from espalier_api.data import Split
     from espalier_trainer.data.dataset import Dataset
 
 NAMES: Final = ("train", "validation", "calibration", "test")
@@ -108,7 +109,11 @@ def _group(data: Dataset, order: npt.NDArray[np.int64], fractions: tuple[float, 
     return np.asarray(assigned[member])
 
 
-def _time(data: Dataset, order: npt.NDArray[np.int64], fractions: tuple[float, ...]) -> npt.NDArray[np.int8]:
+def _time(
+    data: Dataset,
+    order: npt.NDArray[np.int64],  # noqa: ARG001 - time decides the order
+    fractions: tuple[float, ...],
+) -> npt.NDArray[np.int8]:
     """Oldest rows train, newest test; a boundary inside equal times moves forward so that no instant is on both sides."""
     if data.time is None:
         raise DataProblemError("data.split.strategy time needs data.timeColumn")

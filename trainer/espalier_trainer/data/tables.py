@@ -76,9 +76,7 @@ def _concatenate(parts: Mapping[str, Columns]) -> Table:
         for column in first:
             kinds = _kind(first[column]), _kind(parts[name][column])
             if kinds[0] != kinds[1]:
-                raise DataProblemError(
-                    f"{name}: column {column!r} is {kinds[1]}, but it is {kinds[0]} in {names[0]}"
-                )
+                raise DataProblemError(f"{name}: column {column!r} is {kinds[1]}, but it is {kinds[0]} in {names[0]}")
     lengths = [len(next(iter(part.values()), ())) for part in parts.values()]
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     columns = {column: np.concatenate([part[column] for part in parts.values()]) for column in first}
@@ -137,7 +135,7 @@ def _npz(name: str, path: Path) -> Columns:
     """1-D arrays are columns; a 2-D array `a` of width k is the columns a_0 … a_{k-1}. Object arrays are refused: they are pickles."""
     columns: Columns = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as source, np.load(source, allow_pickle=False) as archive:
             for key in archive.files:
                 columns |= _npz_columns(name, key, archive[key])
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:

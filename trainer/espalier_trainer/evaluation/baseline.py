@@ -1,4 +1,4 @@
-"""A linear model as the yardstick of F1: a network that fits its training rows worse than this, and generalizes worse, is too constrained."""
+"""A linear model as the yardstick of F1: a network that fits its training rows worse, and generalizes worse, is too constrained."""
 
 from __future__ import annotations
 

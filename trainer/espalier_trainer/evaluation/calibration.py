@@ -38,7 +38,8 @@ def log_loss(logits: Floats, y: npt.NDArray[Any], temperature: float = 1.0) -> f
 def fit_temperature(logits: Floats, y: npt.NDArray[Any]) -> float:
     """The T > 0 that minimizes the log loss (Guo et al. 2017), within 0.05 to 20.
 
-    The loss is convex in b = 1/T; Newton on b, kept inside a shrinking bracket, so it converges for any logits."""
+    The loss is convex in b = 1/T; Newton on b, kept inside a shrinking bracket, so it converges for any logits.
+    """
     rows = np.arange(len(y))
     low, high = 1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]
     b = 1.0

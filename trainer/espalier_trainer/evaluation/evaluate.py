@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from espalier_api.artifact import MetricValue
 
 from espalier_trainer import rng
 from espalier_trainer.diagnosis import Signals, diagnose
@@ -18,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
-    from espalier_api.model import Diagnosis
 
+    from espalier_api.artifact import MetricValue
+    from espalier_api.model import Diagnosis
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine, Fitted
     from espalier_trainer.evaluation.baseline import Baseline
@@ -65,7 +65,9 @@ def evaluate(
         f"{name}/{column}={group}": value
         for column in test.groups
         for group, part, rows in _by_group(test, column)
-        for name, value in _test_metrics(scores["test"][rows], part, standardizer, context.temperature, positive, seed)[0].items()
+        for name, value in _test_metrics(scores["test"][rows], part, standardizer, context.temperature, positive, seed)[
+            0
+        ].items()
         if name in GROUP_METRICS
     }
     signals = _signals(fitted, scores, targets, baseline, told, excess, context.temperature)
@@ -75,7 +77,14 @@ def evaluate(
 def _null(excess: Excess | None) -> dict[str, Any]:
     if excess is None:
         return {}
-    return {"calibrationNull": {"mean": excess.null_mean, "low": excess.null_low, "high": excess.null_high, "pValue": excess.p_value}}
+    return {
+        "calibrationNull": {
+            "mean": excess.null_mean,
+            "low": excess.null_low,
+            "high": excess.null_high,
+            "pValue": excess.p_value,
+        }
+    }
 
 
 def _test_metrics(
@@ -87,7 +96,9 @@ def _test_metrics(
     seed: int,
 ) -> tuple[metrics.Metrics, Excess | None]:
     if test.classes:
-        return metrics.classification(softmax(scores, temperature), test.y, test.weight, rng.derive(seed, "test"), positive)
+        return metrics.classification(
+            softmax(scores, temperature), test.y, test.weight, rng.derive(seed, "test"), positive
+        )
     return metrics.regression(standardizer.value(scores), test.y, test.weight, rng.derive(seed, "test")), None
 
 
@@ -113,7 +124,7 @@ def _gaps(
     return told
 
 
-def _signals(  # noqa: PLR0913, PLR0917 - gathers what the rules read
+def _signals(
     fitted: Fitted,
     scores: Mapping[str, npt.NDArray[np.float64]],
     targets: Mapping[str, npt.NDArray[Any]],
@@ -122,7 +133,9 @@ def _signals(  # noqa: PLR0913, PLR0917 - gathers what the rules read
     excess: Excess | None,
     temperature: float,
 ) -> Signals:
-    losses = {n: float(metrics.row_losses(scores[n], targets[n]).mean()) for n in ("train", "validation") if n in scores}
+    losses = {
+        n: float(metrics.row_losses(scores[n], targets[n]).mean()) for n in ("train", "validation") if n in scores
+    }
     return Signals(
         train_loss=losses["train"],
         validation_loss=losses.get("validation"),

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
 from espalier_api.artifact import MetricValue
 
 if TYPE_CHECKING:

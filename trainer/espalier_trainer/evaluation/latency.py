@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnxruntime
+
 from espalier_api.artifact import ONNX_INPUT, MetricValue
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from espalier_api.artifact import MetricValue
 
+from espalier_api.artifact import MetricValue
 from espalier_trainer.evaluation import calibration
 from espalier_trainer.evaluation.intervals import bootstrap, share_of
 
@@ -31,7 +31,9 @@ def classification(
     excess = calibration.excess_ece(p, y, seed)
 
     def of_confusion(measure: str) -> MetricValue:
-        return bootstrap(lambda rows: _confusion_measures(y[rows], predicted[rows], w[rows], k, positive)[measure], n, seed)
+        return bootstrap(
+            lambda rows: _confusion_measures(y[rows], predicted[rows], w[rows], k, positive)[measure], n, seed
+        )
 
     told: Metrics = {
         "accuracy": share_of(predicted == y, weight),

@@ -8,13 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from espalier_api.artifact import ManifestTask, MetricValue
-
     from espalier_trainer.engines import Contribution, Engine, FitReport
     from espalier_trainer.evaluation.evaluate import Evaluation
     from espalier_trainer.export.package import Provenance
 
 
-def model_card(  # noqa: PLR0913, PLR0917 - one argument per section
+def model_card(
     provenance: Provenance,
     task: ManifestTask,
     engine: Engine,
@@ -26,10 +25,13 @@ def model_card(  # noqa: PLR0913, PLR0917 - one argument per section
     job = provenance.job
     rows = ", ".join(f"{name} {count}" for name, count in provenance.rows.items())
     classes = f" over {len(task.classes)} classes: {', '.join(task.classes[:20])}" if task.classes else ""
-    diagnosis = "\n".join(f"- **{d.mode}** {d.evidence}. Try: {d.suggestion}." for d in evaluation.diagnosis) or "None seen."
+    diagnosis = (
+        "\n".join(f"- **{d.mode}** {d.evidence}. Try: {d.suggestion}." for d in evaluation.diagnosis) or "None seen."
+    )
     return f"""# {job.model.namespace}/{job.model.name} {job.version}
 
-{task.type.capitalize()}{classes}. {len(task.features)} features. {engine.framework}, seed {job.seed}, {report.epochs} epochs, {report.steps} steps.
+{task.type.capitalize()}{classes}. {len(task.features)} features.
+{engine.framework}, seed {job.seed}, {report.epochs} epochs, {report.steps} steps.
 
 ## Data
 {job.data.snapshot.uri}

@@ -1,14 +1,16 @@
 """Builds the one graph that is served: raw features → standardize → model → temperature → outputs of the contract.
 
-Written with onnx.helper, not traced: names, shapes and operators are exactly these, whatever engine or version made the weights."""
+Written with onnx.helper, not traced: names, shapes and operators are exactly these, whatever engine or version made the weights.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 from onnx import TensorProto, checker, helper, numpy_helper
+
+from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -73,7 +75,9 @@ class Graph:
 
 
 def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float) -> bytes:
-    """The whole model as ONNX bytes: input float32 [N, features]; outputs `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]."""
+    """The whole model as ONNX bytes: input float32 [N, features]; outputs `label` int64 [N] and `probabilities` [N, classes],
+    or `value` [N, 1].
+    """
     graph = Graph()
     centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
     x = graph.add("Div", centred, graph.constant("scale", standardizer.scale.astype(np.float32)))
@@ -93,7 +97,9 @@ def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, tempe
     features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.mean)])
     proto = helper.make_graph(graph.nodes, "espalier", [features], outputs, graph.constants)
     domains = {node.domain for node in graph.nodes}
-    opsets = [helper.make_opsetid("", OPSET)] + ([helper.make_opsetid("ai.onnx.ml", 3)] if "ai.onnx.ml" in domains else [])
+    opsets = [helper.make_opsetid("", OPSET)] + (
+        [helper.make_opsetid("ai.onnx.ml", 3)] if "ai.onnx.ml" in domains else []
+    )
     model = helper.make_model(proto, opset_imports=opsets, producer_name="espalier", ir_version=IR_VERSION)
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())

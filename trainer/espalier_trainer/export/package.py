@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from espalier_api import artifact
-from espalier_api.artifact import ManifestTask, MetricValue, Tensor
 from safetensors.numpy import save as save_tensors
 
+from espalier_api import artifact
+from espalier_api.artifact import ManifestTask, MetricValue, Tensor
 from espalier_trainer.errors import ParityError
 from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
-    from espalier_api.training import TrainingJob
 
+    from espalier_api.training import TrainingJob
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine, Fitted
     from espalier_trainer.evaluation.evaluate import Evaluation
@@ -76,10 +76,13 @@ def answers(
     }
 
 
-def check_parity(runtime: Runtime, expected: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32], spread: float) -> float:
+def check_parity(
+    runtime: Runtime, expected: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32], spread: float
+) -> float:
     """Largest difference between graph and engine, values in units of `spread`; ParityError (F3) above the tolerance or with another label.
 
-    Labels whose two best probabilities are within the tolerance are ties: rounding may decide them either way."""
+    Labels whose two best probabilities are within the tolerance are ties: rounding may decide them either way.
+    """
     found = runtime(x)
     worst = 0.0
     for name, value in expected.items():
@@ -88,7 +91,9 @@ def check_parity(runtime: Runtime, expected: Mapping[str, npt.NDArray[Any]], x: 
             tied = p[:, -1] - p[:, -2] <= artifact.GOLDEN_TOLERANCE
             wrong = (found[name] != value) & ~tied
             if wrong.any():
-                raise ParityError(f"F3: model.onnx answers another class than the trained model on {int(wrong.sum())} of {len(x)} golden inputs")
+                raise ParityError(
+                    f"F3: model.onnx answers another class than the trained model on {int(wrong.sum())} of {len(x)} golden inputs"
+                )
         else:
             worst = max(worst, float(np.abs(found[name] - value).max()) / spread)
     if not worst <= artifact.GOLDEN_TOLERANCE:
@@ -163,16 +168,25 @@ def build(
     }
     report = fitted.report
     files[artifact.REGULARIZERS] = _json(
-        {"resolved": engine.resolved(), "contributions": {n: asdict(c) for n, c in report.contributions.items()}, "notes": report.notes}
+        {
+            "resolved": engine.resolved(),
+            "contributions": {n: asdict(c) for n, c in report.contributions.items()},
+            "notes": report.notes,
+        }
     )
     files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
     files[artifact.REFERENCE] = _json(reference(data, told))
-    files[artifact.MODEL_CARD] = model_card(provenance, task_of(provenance.job, data), engine, told, report, first).encode()
+    files[artifact.MODEL_CARD] = model_card(
+        provenance, task_of(provenance.job, data), engine, told, report, first
+    ).encode()
     return Package(files, told, parity)
 
 
 def _metrics_file(
-    told: Mapping[str, MetricValue], evaluations: Sequence[Evaluation], history: Sequence[Mapping[str, float]], parity: float
+    told: Mapping[str, MetricValue],
+    evaluations: Sequence[Evaluation],
+    history: Sequence[Mapping[str, float]],
+    parity: float,
 ) -> dict[str, Any]:
     first = evaluations[0]
     return {
@@ -200,7 +214,11 @@ def _lineage(engine: Engine, provenance: Provenance, fitted: Fitted) -> dict[str
         "framework": engine.framework,
         "software": dict(provenance.software),
         "world": engine.world,
-        "snapshot": {"uri": job.data.snapshot.uri, "digest": provenance.snapshot_digest, "contentSha256": provenance.content_sha256},
+        "snapshot": {
+            "uri": job.data.snapshot.uri,
+            "digest": provenance.snapshot_digest,
+            "contentSha256": provenance.content_sha256,
+        },
         "rows": dict(provenance.rows),
         "seed": job.seed,
         "seeds": job.seeds,

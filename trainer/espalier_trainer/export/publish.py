@@ -6,10 +6,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from espalier_api import artifact
-from espalier_api.artifact import FileEntry, Manifest
 from pydantic import ValidationError
 
+from espalier_api import artifact
+from espalier_api.artifact import FileEntry, Manifest
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.export.package import task_of
 from espalier_trainer.log import say
@@ -17,7 +17,6 @@ from espalier_trainer.storage import AlreadyExistsError
 
 if TYPE_CHECKING:
     from espalier_api.training import TrainingJob
-
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine
     from espalier_trainer.export.package import Package, Provenance
@@ -32,7 +31,9 @@ def published(store: ObjectStore, job: TrainingJob) -> tuple[Manifest, str] | No
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise InvalidConfigError(f"{job.artifact.uri}manifest.json: not a manifest of this release ({error.error_count()} errors)") from error
+        raise InvalidConfigError(
+            f"{job.artifact.uri}manifest.json: not a manifest of this release ({error.error_count()} errors)"
+        ) from error
     if (manifest.spec_hash, manifest.version) != (job.spec_hash, job.version):
         raise InvalidConfigError(
             f"{job.artifact.uri} already holds {manifest.version} of spec {manifest.spec_hash}, this job is {job.version} of "
@@ -41,7 +42,9 @@ def published(store: ObjectStore, job: TrainingJob) -> tuple[Manifest, str] | No
     return manifest, artifact.version_digest(data)
 
 
-def publish(store: ObjectStore, engine: Engine, package: Package, provenance: Provenance, data: Dataset) -> tuple[Manifest, str]:
+def publish(
+    store: ObjectStore, engine: Engine, package: Package, provenance: Provenance, data: Dataset
+) -> tuple[Manifest, str]:
     """Write everything; returns the manifest that won and the version's digest. Leftovers of a dead attempt are overwritten or removed."""
     job = provenance.job
     for entry in store.entries():
@@ -57,13 +60,15 @@ def publish(store: ObjectStore, engine: Engine, package: Package, provenance: Pr
         spec_hash=job.spec_hash,
         snapshot_digest=provenance.snapshot_digest,
         content_sha256=provenance.content_sha256,
-        created_at=provenance.created_at,  # type: ignore[arg-type]  # pydantic parses RFC 3339
+        created_at=provenance.created_at,
         seed=job.seed,
         parent=job.parent,
         requested_by=job.requested_by,
         task=task_of(job, data),
         framework=engine.framework,
-        files={n: FileEntry(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in sorted(package.files.items())},
+        files={
+            n: FileEntry(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in sorted(package.files.items())
+        },
         metrics=package.metrics,
     )
     content = (json.dumps(manifest.dump(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

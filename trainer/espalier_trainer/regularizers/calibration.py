@@ -1,10 +1,10 @@
 """Calibration by temperature: logits / T with T fitted to the negative log-likelihood of held-out rows. Guo et al. 2017. Decisions stay;
-T is folded into the exported graph, so serving cannot forget it. No torch here: every engine has scores."""
+T is folded into the exported graph, so serving cannot forget it. No torch here: every engine has scores.
+"""
 
 from __future__ import annotations
 
 from espalier_api.regularizers import Calibration as CalibrationConfig
-
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.evaluation.calibration import fit_temperature, log_loss
 from espalier_trainer.protocol import PlanContext, PostContext, Regularizer, Stage, register
@@ -21,7 +21,9 @@ class Calibration(Regularizer[CalibrationConfig]):
     def plan(self, context: PlanContext) -> None:
         """Needs classes, rows to fit on, and a method this file has."""
         if context.regression:
-            raise InvalidConfigError("regularizers.calibration: a regression has no probabilities to calibrate; remove the block")
+            raise InvalidConfigError(
+                "regularizers.calibration: a regression has no probabilities to calibrate; remove the block"
+            )
         if self.config.method != "temperature":
             raise InvalidConfigError(
                 f"regularizers.calibration.method: {self.config.method} is not implemented by this trainer; use temperature"

@@ -1,14 +1,15 @@
 """Dropout: drops activations with probability p in training and scales the rest by 1/(1-p). Srivastava et al. 2014. For a linear model
-with dropout on its inputs this is a ridge penalty p/(1-p) * diag(X'X) (Wager et al. 2013)."""
+with dropout on its inputs this is a ridge penalty p/(1-p) * diag(X'X) (Wager et al. 2013).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from espalier_api.regularizers import Dropout as DropoutConfig
 from torch import Tensor, nn
 
+from espalier_api.regularizers import Dropout as DropoutConfig
 from espalier_trainer.engines.torch.mlp import insert_after, layer_names
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
@@ -43,7 +44,9 @@ class Dropout(Regularizer[DropoutConfig]):
     def plan(self, context: PlanContext) -> None:
         """Channels exist in convolutions only."""
         if self.config.kind == "channel":
-            raise InvalidConfigError("regularizers.dropout.kind: channel needs convolutions; use element or alpha with an mlp")
+            raise InvalidConfigError(
+                "regularizers.dropout.kind: channel needs convolutions; use element or alpha with an mlp"
+            )
 
     def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
         """Append a dropout module to each selected layer."""

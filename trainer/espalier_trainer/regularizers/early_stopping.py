@@ -1,5 +1,6 @@
 """Early stopping: ends the fit `patience` epochs after the best one and goes back to it. Prechelt 1998. Monitor `refinement` is the
-validation loss after a temperature fit, so growing overconfidence alone does not stop a model that still learns (Berta et al. 2025)."""
+validation loss after a temperature fit, so growing overconfidence alone does not stop a model that still learns (Berta et al. 2025).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +8,6 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from espalier_api.regularizers import EarlyStopping as EarlyStoppingConfig
-
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.evaluation.calibration import fit_temperature, log_loss
 from espalier_trainer.protocol import LAST, EpochReport, PlanContext, Regularizer, Stage, register
@@ -37,7 +37,9 @@ class EarlyStopping(Regularizer[EarlyStoppingConfig]):
         if "validation" not in context.splits:
             raise InvalidConfigError("regularizers.earlyStopping: data.split.validation has no rows to watch")
         if self.config.monitor == "refinement" and context.regression:
-            raise InvalidConfigError("regularizers.earlyStopping.monitor: refinement needs a classification; use valLoss")
+            raise InvalidConfigError(
+                "regularizers.earlyStopping.monitor: refinement needs a classification; use valLoss"
+            )
 
     def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
         """Remember the best weights; True when patience is over."""

@@ -1,13 +1,14 @@
 """Elastic net: strength * (l1Ratio * ||w||_1 + (1 - l1Ratio)/2 * ||w||^2), sklearn's form. Zou and Hastie 2005. The L2 part is an
-analytic gradient, the L1 part a proximal step."""
+analytic gradient, the L1 part a proximal step.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from espalier_api.regularizers import ElasticNet as ElasticNetConfig
 
+from espalier_api.regularizers import ElasticNet as ElasticNetConfig
 from espalier_trainer.protocol import Params, Regularizer, Stage, StepView, register
 from espalier_trainer.regularizers.l1 import soft_threshold
 
@@ -28,7 +29,7 @@ class ElasticNet(Regularizer[ElasticNetConfig]):
     def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:
         """grad += strength (1 - l1Ratio) w."""
         ridge = coefficient.value * (1.0 - self.config.l1_ratio)
-        torch._foreach_add_(params.grads, params.values, alpha=ridge)  # noqa: SLF001 - torch's own fused form
+        torch._foreach_add_(params.grads, params.values, alpha=ridge)
 
     def after_step(self, params: Params, view: StepView, coefficient: Coefficient) -> None:
         """Soft threshold by strength * l1Ratio."""

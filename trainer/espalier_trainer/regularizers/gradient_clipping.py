@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from espalier_api.regularizers import GradientClipping as GradientClippingConfig
 
+from espalier_api.regularizers import GradientClipping as GradientClippingConfig
 from espalier_trainer.protocol import LAST, Params, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class GradientClipping(Regularizer[GradientClippingConfig]):
         """Norm: g <- g min(1, maxNorm / ||g||). Value: clamp. No host sync: the factor stays on the device."""
         grads, bound = params.grads, self.config.max_norm
         if self.config.kind == "value":
-            torch._foreach_clamp_min_(grads, -bound)  # noqa: SLF001 - torch's own fused form
-            torch._foreach_clamp_max_(grads, bound)  # noqa: SLF001 - torch's own fused form
+            torch._foreach_clamp_min_(grads, -bound)
+            torch._foreach_clamp_max_(grads, bound)
             return
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))  # noqa: SLF001 - torch's own fused form
-        torch._foreach_mul_(grads, (bound / (norm + 1e-6)).clamp(max=1.0))  # noqa: SLF001 - torch's own fused form
+        torch._foreach_mul_(grads, (bound / (norm + 1e-6)).clamp(max=1.0))

@@ -1,24 +1,25 @@
 """L1: strength * ||w||_1 by a proximal step after the optimizer's, the only form that reaches exact zeros. With Adam the threshold is
 strength * lr / (sqrt(v_hat) + eps) per element, the prox in Adam's own metric; a threshold of lr * strength would be another problem
-(reference, fact 1). Parikh and Boyd 2014, 6.5.2."""
+(reference, fact 1). Parikh and Boyd 2014, 6.5.2.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from espalier_api.regularizers import L1 as L1Config
 
+from espalier_api.regularizers import L1 as L1Config  # noqa: N811 - the block's name is its formula's
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Params, PlanContext, Regularizer, Stage, StepView, register
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from espalier_trainer.schedule import Coefficient
 
 
-def soft_threshold(weight: nn.Parameter, threshold: Tensor | float) -> None:
+def soft_threshold(weight: Tensor, threshold: Tensor | float) -> None:
     """w <- sign(w) max(|w| - threshold, 0), in place. Written without sign() so that a zero stays +0."""
     if isinstance(threshold, torch.Tensor):
         weight.sub_(torch.maximum(torch.minimum(weight, threshold), -threshold))

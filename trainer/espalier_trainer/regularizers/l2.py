@@ -1,13 +1,14 @@
 """L2: adds strength/2 * ||w||^2 to the objective. Goodfellow et al. 2016, 7.1.1. Its gradient, strength * w, is added after
-backward, so it costs no autograd graph and survives per-sample gradients."""
+backward, so it costs no autograd graph and survives per-sample gradients.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from espalier_api.regularizers import L2 as L2Config
 
+from espalier_api.regularizers import L2 as L2Config  # noqa: N811 - the block's name is its formula's
 from espalier_trainer.protocol import Params, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class L2(Regularizer[L2Config]):
 
     def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:
         """grad += strength * w."""
-        torch._foreach_add_(params.grads, params.values, alpha=coefficient.value)  # noqa: SLF001 - torch's own fused form
+        torch._foreach_add_(params.grads, params.values, alpha=coefficient.value)
 
     def penalty_value(self, params: Params) -> Tensor:
         """||w||^2 / 2."""

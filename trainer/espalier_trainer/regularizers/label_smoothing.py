@@ -1,13 +1,14 @@
 """Label smoothing: the target is (1 - epsilon) one-hot + epsilon / K. Szegedy et al. 2016. The loss is linear in epsilon,
-CE + epsilon (mean_k -log p_k - CE), so epsilon may be a tensor that anneals."""
+CE + epsilon (mean_k -log p_k - CE), so epsilon may be a tensor that anneals.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from espalier_api.regularizers import LabelSmoothing as LabelSmoothingConfig
 
+from espalier_api.regularizers import LabelSmoothing as LabelSmoothingConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, register
@@ -30,7 +31,9 @@ class LabelSmoothing(Regularizer[LabelSmoothingConfig]):
     def plan(self, context: PlanContext) -> None:
         """Needs classes."""
         if context.regression:
-            raise InvalidConfigError("regularizers.labelSmoothing: a regression has no labels to smooth; remove the block")
+            raise InvalidConfigError(
+                "regularizers.labelSmoothing: a regression has no labels to smooth; remove the block"
+            )
 
     def data_loss(self, scores: Tensor, batch: Batch, coefficient: Coefficient) -> Tensor:
         """(rows,)."""

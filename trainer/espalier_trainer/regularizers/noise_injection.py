@@ -1,16 +1,17 @@
 """Noise injection: Gaussian noise of `std` times the scale of what it is added to. On the inputs of a linear model it is a ridge penalty
 with alpha = n std^2 (Bishop 1995). Sites: input (features are standardized, so std is in units of each feature's own), weight
-and activation (units of their root mean square), gradient (units of each gradient's root mean square; Neelakantan et al. 2015)."""
+and activation (units of their root mean square), gradient (units of each gradient's root mean square; Neelakantan et al. 2015).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 import torch.nn.functional as F
-from espalier_api.regularizers import NoiseInjection as NoiseInjectionConfig
 from torch import Tensor, nn
 
+from espalier_api.regularizers import NoiseInjection as NoiseInjectionConfig
 from espalier_trainer.engines.torch.mlp import insert_after, layer_names
 from espalier_trainer.protocol import MIDDLE, Batch, Params, PlanContext, Regularizer, Stage, Step, register
 from espalier_trainer.targets import Selector
@@ -88,10 +89,10 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
                 insert_after(model, layer, "noise", ActivationNoise(coefficient))
         if self.config.site == "weight":
             for name in self.selector.choose([n for n, _ in model.named_parameters()], self.name, "parameter"):
-                layer = model.get_submodule(name.rsplit(".", 1)[0])
-                if type(layer) is nn.Linear and name.endswith(".weight"):
-                    layer.__class__ = NoisyLinear
-                    layer.coefficient = coefficient  # type: ignore[assignment]
+                module = model.get_submodule(name.rsplit(".", 1)[0])
+                if type(module) is nn.Linear and name.endswith(".weight"):
+                    module.__class__ = NoisyLinear
+                    cast("NoisyLinear", module).coefficient = coefficient
 
     def batch(self, batch: Batch, step: Step, coefficient: Coefficient) -> Batch:
         """Site input."""
@@ -106,5 +107,3 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
         """Site gradient."""
         for grad in params.grads:
             grad.copy_(noisy(grad, coefficient.tensor))
-
-

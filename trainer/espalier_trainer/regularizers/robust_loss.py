@@ -1,6 +1,7 @@
 """Robust losses: wrong labels and outliers lose their grip. gce: (1 - p_y^q)/q, CE for q -> 0 and 1 - p_y (half the MAE) for q = 1
 (Zhang and Sabuncu 2018). symmetricCE: 0.1 CE + 1.0 RCE with log 0 := -4, so RCE = 4 (1 - p_y) (Wang et al. 2019, their CIFAR-10
-weights). biTempered: not here. huber: quadratic up to delta, then linear (regression, delta in the target's unit)."""
+weights). biTempered: not here. huber: quadratic up to delta, then linear (regression, delta in the target's unit).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
-from espalier_api.regularizers import RobustLoss as RobustLossConfig
 
+from espalier_api.regularizers import RobustLoss as RobustLossConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, register
@@ -58,7 +59,9 @@ class RobustLoss(Regularizer[RobustLossConfig]):
         """huber is for numbers, the others for classes."""
         kind = self.config.kind
         if kind == "biTempered":
-            raise InvalidConfigError("regularizers.robustLoss.kind: biTempered is not implemented by this trainer; use gce or symmetricCE")
+            raise InvalidConfigError(
+                "regularizers.robustLoss.kind: biTempered is not implemented by this trainer; use gce or symmetricCE"
+            )
         if (kind == "huber") != context.regression:
             task, use = ("regression", "huber") if context.regression else ("classification", "gce or symmetricCE")
             raise InvalidConfigError(f"regularizers.robustLoss.kind: {kind} does not fit task.type {task}; use {use}")

@@ -1,13 +1,14 @@
 """Weight averaging. ema: avg <- decay avg + (1 - decay) w after every step, starting at the first step's weights (Polyak and Juditsky 1992;
-torch's AveragedModel). swa: the plain mean of the weights at the steps of the last quarter (Izmailov et al. 2018)."""
+torch's AveragedModel). swa: the plain mean of the weights at the steps of the last quarter (Izmailov et al. 2018).
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from espalier_api.regularizers import WeightAveraging as WeightAveragingConfig
 
+from espalier_api.regularizers import WeightAveraging as WeightAveragingConfig
 from espalier_trainer.protocol import LAST, Params, PlanContext, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import Selector
 
@@ -55,7 +56,7 @@ class WeightAveraging(Regularizer[WeightAveragingConfig]):
             self.average = {name: p.detach().clone() for name, p in zip(params.names, params.values, strict=True)}
             return
         share = 1.0 - self.config.decay if self.config.kind == "ema" else 1.0 / self.count
-        torch._foreach_lerp_([self.average[name] for name in params.names], params.values, share)  # noqa: SLF001 - torch's own fused form
+        torch._foreach_lerp_([self.average[name] for name in params.names], params.values, share)
 
     def evaluation_weights(self) -> Mapping[str, Tensor]:
         """The average, once there is one."""

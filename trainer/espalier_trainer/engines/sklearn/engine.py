@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy.typing as npt
+
     from espalier_api.engines import SklearnEngine as SklearnConfig
     from espalier_api.regularizers import Block
-
     from espalier_trainer.engines import FitData
     from espalier_trainer.export.graph import Graph
     from espalier_trainer.session import Session
@@ -122,13 +122,18 @@ class SklearnEngine:
         objective = loss + self._penalties.l1 * l1 + self._penalties.l2 * l2
         for name in told.keys() & values.keys():
             strength, value = values[name]
-            told[name] = Contribution(strength, value, strength * value, strength * value / objective if objective else None)
+            told[name] = Contribution(
+                strength, value, strength * value, strength * value / objective if objective else None
+            )
         return told
 
     def resolved(self) -> dict[str, Any]:
         """Blocks with defaults and the estimator's parameters they became."""
         blocks = {name: config.dump() for name, config in self.regularizers.items()}
-        return {**blocks, "sklearn": {"estimator": self._estimator.path.split(":")[1], "parameters": _json(self._parameters)}}
+        return {
+            **blocks,
+            "sklearn": {"estimator": self._estimator.path.split(":")[1], "parameters": _json(self._parameters)},
+        }
 
     def post_blocks(self) -> list[Regularizer[Any]]:
         """Blocks that act on final scores."""

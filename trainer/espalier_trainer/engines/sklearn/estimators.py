@@ -1,5 +1,6 @@
 """What each block becomes for each estimator. Units are the API's (mean loss + lambda/2 ||w||^2 + lambda ||w||_1), so the table holds the
-translation to scikit-learn's sums: Ridge(alpha = n lambda), Lasso(alpha = lambda), LogisticRegression(C = 1/(n lambda))."""
+translation to scikit-learn's sums: Ridge(alpha = n lambda), Lasso(alpha = lambda), LogisticRegression(C = 1/(n lambda)).
+"""
 
 from __future__ import annotations
 
@@ -66,11 +67,11 @@ def _ridge(penalties: Penalties, n: float) -> Parameters:
     return {"alpha": n * penalties.l2}
 
 
-def _lasso(penalties: Penalties, n: float) -> Parameters:
+def _lasso(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - a mean already
     return {"alpha": penalties.l1, "max_iter": 100_000, "tol": 1e-10}
 
 
-def _elastic_net(penalties: Penalties, n: float) -> Parameters:
+def _elastic_net(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - a mean already
     ratio = penalties.l1 / penalties.total if penalties.total else 0.0
     return {"alpha": penalties.total, "l1_ratio": ratio, "max_iter": 100_000, "tol": 1e-10}
 
@@ -80,7 +81,7 @@ def _boosting(penalties: Penalties, n: float) -> Parameters:
     return {"l2_regularization": n * penalties.l2, "early_stopping": False}
 
 
-def _nothing(penalties: Penalties, n: float) -> Parameters:
+def _nothing(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - nothing to set
     return {}
 
 
@@ -107,7 +108,11 @@ ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
         frozenset({"alpha", "l1_ratio", "random_state"}),
     ),
     ("randomForest", "classification"): Estimator(
-        "sklearn.ensemble:RandomForestClassifier", _CALIBRATED, _nothing, frozenset({"random_state", "class_weight"}), linear=False
+        "sklearn.ensemble:RandomForestClassifier",
+        _CALIBRATED,
+        _nothing,
+        frozenset({"random_state", "class_weight"}),
+        linear=False,
     ),
     ("randomForest", "regression"): Estimator(
         "sklearn.ensemble:RandomForestRegressor", frozenset(), _nothing, frozenset({"random_state"}), linear=False
@@ -153,7 +158,9 @@ def refuse_foreign(name: str, estimator: Estimator, blocks: Mapping[str, Block],
                     f"R38: regularizers.{block}.{field}: scikit-learn penalizes all coefficients alike, all the time; remove the field"
                 )
     if blocks.get("l1") is not None and getattr(blocks["l1"], "method", "proximal") != "proximal":
-        raise InvalidConfigError("R38: regularizers.l1.method: hadamard is a torch reparameterization; remove the field")
+        raise InvalidConfigError(
+            "R38: regularizers.l1.method: hadamard is a torch reparameterization; remove the field"
+        )
     for key in params:
         if key in estimator.owned:
             raise InvalidConfigError(

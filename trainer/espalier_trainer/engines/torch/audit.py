@@ -1,7 +1,8 @@
 """Now and then: how strong is each block beside the data? Norm ratio and cosine, per stage by the honest measure of that stage.
 
 LOSS: the gradient of the term (or of the difference it makes to the plain loss) against the plain data gradient. GRAD: what it added
-to the gradient against the data gradient. STEP: how far it moved the weights against how far the optimizer did."""
+to the gradient against the data gradient. STEP: how far it moved the weights against how far the optimizer did.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,9 @@ class Audit:
         self._pending: list[tuple[str, Callable[[], tuple[float, float]]]] = []
         self._pending_norms: list[Tensor] = []
         self._differences: list[tuple[str, Tensor]] = []  # [difference, plain]
-        self.ratios: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in names}  # sum of ratios, sum of cosines, count
+        self.ratios: dict[str, list[float]] = {
+            name: [0.0, 0.0, 0.0] for name in names
+        }  # sum of ratios, sum of cosines, count
         self.replacement: dict[str, list[float]] = {}  # sums of (replaced - plain) and of plain loss, count
         self.data_norms: list[float] = []
         self._data: list[Tensor] = []

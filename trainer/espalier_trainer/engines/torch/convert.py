@@ -1,5 +1,6 @@
 """Torch modules to ONNX nodes, one converter per leaf module: no tracing, so it is the same in every torch version and takes
-milliseconds. A module without a converter is refused, never approximated."""
+milliseconds. A module without a converter is refused, never approximated.
+"""
 
 from __future__ import annotations
 
@@ -52,11 +53,11 @@ def _op(name: str) -> Callable[[Graph, nn.Module, str], str]:
     return lambda graph, _, x: graph.add(name, x)
 
 
-def _silu(graph: Graph, module: nn.Module, x: str) -> str:
+def _silu(graph: Graph, _: nn.Module, x: str) -> str:
     return graph.add("Mul", x, graph.add("Sigmoid", x))
 
 
-def _gelu(graph: Graph, module: nn.Module, x: str) -> str:
+def _gelu(graph: Graph, _: nn.Module, x: str) -> str:
     """x/2 (1 + erf(x / sqrt 2)), torch's default form; Gelu itself is an operator only since opset 20."""
     erf = graph.add("Erf", graph.add("Mul", x, graph.scalar(0.7071067811865476)))
     return graph.add("Mul", graph.add("Mul", x, graph.scalar(0.5)), graph.add("Add", erf, graph.scalar(1.0)))

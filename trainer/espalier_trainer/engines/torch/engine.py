@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
-    from espalier_api.engines import TorchEngine as TorchConfig
-    from espalier_api.regularizers import Block
     from torch import nn
 
+    from espalier_api.engines import TorchEngine as TorchConfig
+    from espalier_api.regularizers import Block
     from espalier_trainer.engines import FitData, FitReport, Part
     from espalier_trainer.export.graph import Graph
     from espalier_trainer.session import Session
@@ -58,7 +58,9 @@ class TorchEngine:
     def plan(self, data: FitData) -> None:
         """Every block has a file and agrees; the architecture and the precision exist here."""
         if self.config.precision not in PRECISIONS:
-            raise InvalidConfigError(f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16")
+            raise InvalidConfigError(
+                f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16"
+            )
         if self.config.architecture.mlp is None:
             declared = ", ".join(self.config.architecture.dump())
             raise InvalidConfigError(

@@ -1,7 +1,8 @@
 """The fit: one explicit loop over optimizer steps that walks LOSS → GRAD → STEP, with EPOCH at the end of each pass.
 
 All randomness is a function of (seed, step), all schedules are functions of the done fraction; therefore the state is the model, the
-optimizer, the blocks' own state and the step number, and a fit resumed in the middle of an epoch ends in the same bits."""
+optimizer, the blocks' own state and the step number, and a fit resumed in the middle of an epoch ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -72,13 +73,20 @@ class Fit:
     """One fit of one model. `run` may be called once; `weights` are the shipped ones afterwards."""
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[Regularizer[Any]], train: Tensors, validation: Tensors | None, settings: Settings
+        self,
+        model: nn.Module,
+        blocks: Sequence[Regularizer[Any]],
+        train: Tensors,
+        validation: Tensors | None,
+        settings: Settings,
     ) -> None:
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.blocks = ordered(blocks)
         device, dtype = train.x.device, train.x.dtype
         self.coefficients = {
-            b.name: Coefficient(b.strength(), getattr(b.config, "schedule", None), torch.zeros((), device=device, dtype=dtype))
+            b.name: Coefficient(
+                b.strength(), getattr(b.config, "schedule", None), torch.zeros((), device=device, dtype=dtype)
+            )
             for b in self.blocks
         }
         for block in acting(self.blocks, "surgery"):
@@ -106,7 +114,9 @@ class Fit:
         self.batch_blocks = acting(self.blocks, "batch")
         replacing = acting(self.blocks, "data_loss")
         if len(replacing) > 1:
-            raise InvalidConfigError(f"regularizers: {' and '.join(b.name for b in replacing)} both replace the data loss; keep one")
+            raise InvalidConfigError(
+                f"regularizers: {' and '.join(b.name for b in replacing)} both replace the data loss; keep one"
+            )
         self.data_loss_block = replacing[0] if replacing else None
         self.term_blocks = acting(self.blocks, "loss_terms")
         self.grad_blocks = acting(self.blocks, "penalty_grad")
@@ -123,7 +133,7 @@ class Fit:
             self.load_state_dict(state)
         self.model.train()
         audit_every = max(1, min(500, self.total // AUDITS))
-        order, order_epoch = None, -1
+        order, order_epoch = torch.empty(0, dtype=torch.int64), -1
         while self.step < self.total and not self.stopped:
             epoch, position = divmod(self.step, self.steps_per_epoch)
             if epoch != order_epoch:
@@ -145,7 +155,9 @@ class Fit:
         n = len(self.train)
         if self.steps_per_epoch == 1:
             return torch.arange(n, device=self.train.x.device)
-        return torch.from_numpy(rng.permutation(rng.derive(self.settings.seed, "order", epoch), n)).to(self.train.x.device)
+        return torch.from_numpy(rng.permutation(rng.derive(self.settings.seed, "order", epoch), n)).to(
+            self.train.x.device
+        )
 
     def _one_step(self, rows: Tensor, epoch: int, *, audit: bool) -> None:
         step = Step(self.step, epoch, self.total, rng.derive(self.settings.seed, "step", self.step))
@@ -166,7 +178,9 @@ class Fit:
         with torch.no_grad():
             self._gradients(step, audit=audit)
             self._move(audit=audit)
-            if self.log.add(self.step, [data, *(self.coefficients[n].tensor * v for n, v in terms.items()), *self._values()]):
+            if self.log.add(
+                self.step, [data, *(self.coefficients[n].tensor * v for n, v in terms.items()), *self._values()]
+            ):
                 self._flush()
 
     def _objective(self, batch: Batch, step: Step, *, audit: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -223,7 +237,8 @@ class Fit:
         """Weighted penalties. Read on the first step of each log window only: they change slowly and cost a pass over the weights."""
         if self.valued and self.log.empty:
             self._last_values = [
-                self.coefficients[b.name].tensor * b.penalty_value(self.params[b.name]).to(self.train.x.dtype) for b in self.valued
+                self.coefficients[b.name].tensor * b.penalty_value(self.params[b.name]).to(self.train.x.dtype)
+                for b in self.valued
             ]
         return self._last_values
 
@@ -247,11 +262,15 @@ class Fit:
             weights = self.shipped()
             report = self._validate(epoch, weights)
             if not math.isfinite(report.loss):
-                raise DivergedError(f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate")
+                raise DivergedError(
+                    f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate"
+                )
             entry |= {"validation": report.loss, "metric": report.metric}
-            self.stopped = any([b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")])
+            self.stopped = any(b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch"))
         self.report.history.append(entry)
-        session.progress(self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions())
+        session.progress(
+            self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions()
+        )
 
     def _validate(self, epoch: int, weights: Mapping[str, Tensor]) -> EpochReport:
         validation = self.validation
@@ -273,7 +292,7 @@ class Fit:
         self.model.eval()
         state = {**dict(self.model.named_buffers()), **weights}
         with torch.no_grad():
-            parts = [functional_call(self.model, state, (part,)) for part in x.split(EVAL_ROWS)]
+            parts = [functional_call(self.model, state, (part,)) for part in torch.split(x, EVAL_ROWS)]
         self.model.train(was_training)
         return torch.cat(parts)
 
@@ -317,7 +336,8 @@ class Fit:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed fit needs; tensors by name, so that it survives a change in parameter order."""
         moments = {
-            name: {k: v for k, v in self.optimizer.state[p].items() if v is not None} for name, p in self.parameters.items()
+            name: {k: v for k, v in self.optimizer.state[p].items() if v is not None}
+            for name, p in self.parameters.items()
         }
         return {
             "step": self.step,
@@ -338,7 +358,8 @@ class Fit:
         for name, moments in state["optimizer"].items():
             parameter = self.parameters[name]
             self.optimizer.state[parameter] = {
-                k: v.to(parameter.device if v.dim() else v.device) if isinstance(v, torch.Tensor) else v for k, v in moments.items()
+                k: v.to(parameter.device if v.dim() else v.device) if isinstance(v, torch.Tensor) else v
+                for k, v in moments.items()
             }
         for block in self.blocks:
             block.load_state_dict(state["blocks"][block.name])

@@ -1,10 +1,12 @@
 """The multi-layer perceptron: `hidden.<i>.linear`, `hidden.<i>.activation`, `head`. Everything is an nn.Sequential, so that surgery
-inserts modules by name and the exporter walks them in order."""
+inserts modules by name and the exporter walks them in order.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
@@ -12,7 +14,13 @@ from torch import nn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "selu": nn.SELU}
+ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "selu": nn.SELU,
+}
 
 
 class Residual(nn.Sequential):
@@ -20,7 +28,8 @@ class Residual(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, width) to x + layer(x)."""
-        return x + cast("torch.Tensor", super().forward(x))
+        inner: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + inner
 
 
 class Mlp(nn.Sequential):
@@ -34,9 +43,11 @@ class Mlp(nn.Sequential):
             (Residual if residual and a == b else nn.Sequential)(
                 OrderedDict[str, nn.Module](linear=nn.Linear(a, b), activation=ACTIVATIONS[activation]())
             )
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            for a, b in itertools.pairwise(widths)
         ]
-        super().__init__(OrderedDict[str, nn.Module](hidden=nn.Sequential(*layers), head=nn.Linear(widths[-1], outputs)))
+        super().__init__(
+            OrderedDict[str, nn.Module](hidden=nn.Sequential(*layers), head=nn.Linear(widths[-1], outputs))
+        )
 
 
 def insert_after(model: nn.Module, layer: str, name: str, module: nn.Module) -> None:

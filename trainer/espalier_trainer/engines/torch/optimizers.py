@@ -46,11 +46,12 @@ class OptimizerView(StepView):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def step_size(self, parameter: nn.Parameter) -> Tensor | float:
+    def step_size(self, parameter: Tensor) -> Tensor | float:
         """How far one unit of a constant gradient moves each element.
 
         SGD: lr, with momentum mu and dampening d in the long run lr (1-d)/(1-mu). Adam: lr / (sqrt(v_hat) + eps), elementwise: the
-        metric in which its proximal step is the minimizer of penalty plus quadratic model (reference, fact 1)."""
+        metric in which its proximal step is the minimizer of penalty plus quadratic model (reference, fact 1).
+        """
         group = self.optimizer.param_groups[0]
         if "betas" not in group:
             momentum, dampening = group["momentum"], group["dampening"]

@@ -74,7 +74,8 @@ class TermLog:
 
 def stacked_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm over all elements of all tensors, a scalar on the device."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))  # noqa: SLF001 - torch's own fused form
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))  # noqa: SLF001 - torch's own fused form
+    return norm
 
 
 def compare(terms: Sequence[Tensor], data: Sequence[Tensor]) -> Callable[[], tuple[float, float]]:

@@ -1,0 +1,270 @@
+"""Noise, labels, losses and averages against closed forms and torch's own."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.testing import assert_allclose
+from problems import blocks, classification, context, linear, regression, solve, tensors, weights
+from torch import nn
+
+from espalier_trainer.engines.torch.mlp import Mlp
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.protocol import Batch, Step
+from espalier_trainer.regularizers.robust_loss import gce, symmetric_ce
+from espalier_trainer.schedule import Coefficient
+
+REPLICATES = 3000
+STEP = Step(0, 0, 100, 0)
+
+
+def coefficient(value: float) -> Coefficient:
+    return Coefficient(value, None, torch.zeros((), dtype=torch.float64))
+
+
+def test_input_dropout_is_a_scaled_ridge() -> None:
+    """Least squares on inputs under dropout p is ridge with penalty p/(1-p) diag(X'X) (Wager et al. 2013)."""
+    problem, p = regression(200), 0.3
+    layer = nn.Sequential(OrderedDict[str, nn.Module](hidden=nn.Sequential(nn.Sequential(nn.Identity()))))
+    (block,) = blocks({"dropout": {"p": p}})
+    block.surgery(layer, coefficient(p))
+    torch.manual_seed(0)
+    x = torch.tensor(problem.x)
+    dropped = layer.train()(x.repeat(REPLICATES, 1)).numpy()
+    ours = np.linalg.lstsq(dropped, np.tile(problem.y, REPLICATES), rcond=None)[0]
+    gram = problem.x.T @ problem.x
+    closed = np.linalg.solve(gram + p / (1 - p) * np.diag(np.diag(gram)), problem.x.T @ problem.y)
+    assert_allclose(ours, closed, atol=1.2e-2)
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_dropout_keeps_the_mean_and_is_silent_when_evaluated() -> None:
+    model = Mlp(4, [2000], 3)
+    (block,) = blocks({"dropout": {"p": 0.4}})
+    block.surgery(model, coefficient(0.4))
+    x = torch.rand(3, 4) + 1
+    torch.manual_seed(1)
+    inner = model.hidden
+    mean = torch.stack([inner.train()(x) for _ in range(200)]).mean(0)
+    assert (mean - inner.eval()(x)).abs().mean() < 0.03
+    assert torch.equal(model.eval()(x), model.eval()(x))
+
+
+def test_dropout_probability_is_annealed() -> None:
+    model = Mlp(4, [8], 3)
+    declared = {"dropout": {"p": 0.5, "schedule": {"kind": "linear", "from": 0, "to": 1}}}
+    fit = solve(classification(64), declared, kind="adam", rate=0.01, steps=11, model=_sized(5, [8], 3))
+    assert fit.coefficients["dropout"].value == pytest.approx(0.5)
+    fit.coefficients["dropout"].update(0.5)
+    assert fit.model.hidden[0].dropout.coefficient.value == pytest.approx(0.25)
+    assert model is not fit.model
+
+
+def _sized(features: int, hidden: list[int], outputs: int) -> Mlp:
+    torch.manual_seed(0)
+    return Mlp(features, hidden, outputs).double()
+
+
+@pytest.mark.parametrize("kind", ["element", "alpha"])
+def test_dropout_targets_layers(kind: str) -> None:
+    model = _sized(5, [8, 8, 8], 3)
+    (block,) = blocks({"dropout": {"kind": kind, "target": {"include": ["hidden.1"]}}})
+    block.surgery(model, coefficient(0.1))
+    assert [n for n, _ in model.named_modules() if n.endswith("dropout")] == ["hidden.1.dropout"]
+
+
+def test_gaussian_input_noise_is_tikhonov() -> None:
+    """Least squares on inputs with noise of variance s^2 is ridge with alpha = n s^2 (Bishop 1995)."""
+    problem, std = regression(200), 0.5
+    (block,) = blocks({"noiseInjection": {"std": std}})
+    block.plan(context(problem))
+    torch.manual_seed(0)
+    batch = Batch(torch.tensor(problem.x).repeat(REPLICATES, 1), torch.tensor(problem.y).repeat(REPLICATES))
+    noisy = block.batch(batch, STEP, coefficient(std)).x.numpy()
+    ours = np.linalg.lstsq(noisy, np.tile(problem.y, REPLICATES), rcond=None)[0]
+    closed = np.linalg.solve(problem.x.T @ problem.x + len(problem.y) * std**2 * np.eye(10), problem.x.T @ problem.y)
+    assert_allclose(ours, closed, atol=8e-3)
+
+
+def test_input_noise_can_be_kept_to_features() -> None:
+    problem = regression(50)
+    (block,) = blocks({"noiseInjection": {"target": {"include": ["f1", "f3"]}}})
+    block.plan(context(problem))
+    x = torch.tensor(problem.x)
+    moved = (block.batch(Batch(x, x), STEP, coefficient(0.1)).x != x).any(dim=0)
+    assert moved.tolist() == [i in {1, 3} for i in range(10)]
+
+
+@pytest.mark.parametrize("site", ["weight", "activation", "gradient"])
+def test_noise_at_other_sites_trains_and_evaluates_without_noise(site: str) -> None:
+    problem = classification(128)
+    declared = {"noiseInjection": {"site": site, "std": 0.3}}
+    fit = solve(problem, declared, kind="adam", rate=0.01, steps=60, model=_sized(5, [16], 3))
+    plain = solve(problem, {}, kind="adam", rate=0.01, steps=60, model=_sized(5, [16], 3))
+    x = torch.tensor(problem.x)
+    assert torch.equal(fit.model(x), fit.model(x))
+    assert not torch.equal(fit.model(x), plain.model(x))
+    assert set(fit.parameters) == set(plain.parameters)
+
+
+def test_weight_noise_has_the_declared_size() -> None:
+    model = _sized(5, [400], 3)
+    (block,) = blocks({"noiseInjection": {"site": "weight", "std": 0.2}})
+    block.surgery(model, coefficient(0.2))
+    layer = model.hidden[0].linear
+    x = torch.eye(5, dtype=torch.float64)
+    torch.manual_seed(0)
+    spread = torch.stack([layer.train()(x) - layer.eval()(x) for _ in range(50)]).std()
+    assert spread.item() == pytest.approx(0.2 * layer.weight.square().mean().sqrt().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.3])
+def test_label_smoothing_is_torchs_and_the_closed_form(epsilon: float) -> None:
+    (block,) = blocks({"labelSmoothing": {"epsilon": epsilon}})
+    scores = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 5
+    ours = block.data_loss(scores, Batch(scores, y), coefficient(epsilon))
+    assert_allclose(ours, F.cross_entropy(scores, y, reduction="none", label_smoothing=epsilon), atol=2e-15)
+    log_p = F.log_softmax(scores, -1)
+    closed = -(1 - epsilon) * log_p[range(40), y] - epsilon * log_p.mean(-1)
+    assert_allclose(ours, closed, atol=2e-15)
+
+
+def test_label_smoothing_has_its_optimal_logit_gap() -> None:
+    """At the optimum the true logit is ln((K - (K-1) e) / e) above the others."""
+    classes, epsilon = 4, 0.2
+    x = np.eye(classes).repeat(5, axis=0)
+    problem = type(classification())(x, np.arange(classes).repeat(5), classes)
+    fit = solve(problem, {"labelSmoothing": {"epsilon": epsilon}}, rate=2.0, steps=3000, options={"momentum": 0.9})
+    logits = weights(fit) + fit.parameters["head.bias"].detach().numpy()[:, None]
+    gap = np.diag(logits) - (logits.sum(axis=0) - np.diag(logits)) / (classes - 1)
+    assert_allclose(gap, math.log((classes - (classes - 1) * epsilon) / epsilon), atol=1e-9)
+
+
+def test_generalized_cross_entropy_has_its_limits() -> None:
+    scores = torch.randn(30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(30) % 6
+    hot = F.one_hot(y, 6).double()
+    p = F.softmax(scores, -1)[range(30), y]
+    assert_allclose(gce(scores, hot, 1e-9), F.cross_entropy(scores, y, reduction="none"), rtol=1e-7)
+    assert_allclose(gce(scores, hot, 1.0), 1 - p, atol=1e-15)
+    assert_allclose(gce(scores, hot, 0.7), (1 - p**0.7) / 0.7, atol=1e-15)
+    mae = (F.softmax(scores, -1) - hot).abs().sum(-1)
+    assert_allclose(gce(scores, hot, 1.0), mae / 2, atol=1e-15)
+
+
+def test_symmetric_cross_entropy_is_its_formula() -> None:
+    scores = torch.randn(30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    y = torch.arange(30) % 6
+    hot = F.one_hot(y, 6).double()
+    p = F.softmax(scores, -1)
+    reverse = -(p * torch.where(hot > 0, 0.0, -4.0)).sum(-1)
+    assert_allclose(symmetric_ce(scores, hot), 0.1 * F.cross_entropy(scores, y, reduction="none") + reverse, atol=1e-14)
+
+
+def test_losses_fit_their_task() -> None:
+    with pytest.raises(InvalidConfigError, match="gce does not fit task.type regression; use huber"):
+        solve(regression(), {"robustLoss": {}}, steps=1)
+    with pytest.raises(InvalidConfigError, match="huber does not fit task.type classification"):
+        solve(classification(), {"robustLoss": {"kind": "huber"}}, steps=1)
+    with pytest.raises(InvalidConfigError, match="biTempered is not implemented"):
+        solve(classification(), {"robustLoss": {"kind": "biTempered"}}, steps=1)
+    with pytest.raises(InvalidConfigError, match="labelSmoothing: a regression has no labels"):
+        solve(regression(), {"labelSmoothing": {}}, steps=1)
+
+
+def test_moving_average_is_torchs_recursion() -> None:
+    """Bit by bit torch's AveragedModel with get_ema_multi_avg_fn, over the steps of a plain fit."""
+    problem = classification()
+    ours = solve(problem, {"weightAveraging": {"decay": 0.97}}, kind="adam", rate=0.01, steps=40)
+    model = linear(problem)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.97))
+    data = tensors(problem.x, problem.y)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(model(data.x), data.y).backward()
+        optimizer.step()
+        averaged.update_parameters(model)
+    assert torch.equal(ours.parameters["head.weight"], averaged.module.head.weight)
+    assert not torch.equal(ours.parameters["head.weight"], model.head.weight)
+
+
+def test_stochastic_weight_average_is_the_mean_of_the_last_quarter() -> None:
+    problem = classification()
+    ours = solve(problem, {"weightAveraging": {"kind": "swa"}}, rate=0.1, steps=40)
+    model = linear(problem)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    data = tensors(problem.x, problem.y)
+    seen = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(model(data.x), data.y).backward()
+        optimizer.step()
+        seen.append(model.head.weight.detach().clone())
+    assert_allclose(weights(ours), torch.stack(seen[30:]).mean(0), atol=1e-14)
+
+
+class Remembering:
+    """A session that saves every epoch's weights through the fit's own eyes."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def restore(self) -> None:
+        return
+
+    def wants_checkpoint(self) -> bool:
+        return False
+
+    def save(self, state: object) -> None:
+        raise AssertionError("nobody asked")
+
+    def stop_if_preempted(self) -> None:
+        return
+
+    def progress(self, done: float, epoch: int, epochs: int, step: int, losses: dict[str, float], blocks: object) -> None:
+        self.losses.append(losses["validation"])
+
+
+def overfitting(declared: dict[str, object], steps: int) -> tuple[object, list[float]]:
+    train, held = classification(60, seed=1), classification(200, seed=2)
+    held = type(held)(classification(400, seed=1).x[60:260], classification(400, seed=1).y[60:260], 3)
+    session = Remembering()
+    fit = solve(train, declared, kind="adam", rate=0.02, steps=steps, model=_sized(5, [64], 3), validation=held, session=session)
+    return fit, session.losses
+
+
+@pytest.mark.parametrize("monitor", ["valLoss", "refinement", "metric"])
+def test_early_stopping_stops_at_best_plus_patience_and_restores_its_bits(monitor: str) -> None:
+    declared = {"earlyStopping": {"monitor": monitor, "patience": 7, "minDelta": 0.0}}
+    fit, _ = overfitting(declared, 400)
+    (block,) = fit.blocks
+    assert fit.report.epochs == block.best_epoch + 1 + 7 < 400
+    again, _ = overfitting({}, block.best_epoch + 1)
+    for name, parameter in fit.parameters.items():
+        assert torch.equal(parameter, again.parameters[name]), name
+
+
+def test_early_stopping_monitors_the_validation_loss() -> None:
+    fit, losses = overfitting({"earlyStopping": {"patience": 5, "minDelta": 0.0}}, 400)
+    assert int(np.argmin(losses)) == fit.blocks[0].best_epoch
+
+
+def test_early_stopping_can_keep_the_last_weights() -> None:
+    declared = {"earlyStopping": {"patience": 5, "restoreBest": False}}
+    fit, losses = overfitting(declared, 400)
+    last, _ = overfitting({}, len(losses))
+    assert torch.equal(fit.parameters["head.weight"], last.parameters["head.weight"])
+
+
+def test_validation_sees_the_averaged_weights() -> None:
+    fit, losses = overfitting({"weightAveraging": {"decay": 0.99}, "earlyStopping": {"patience": 400}}, 30)
+    _, plain = overfitting({}, 30)
+    assert losses != plain
+    assert fit.report.notes == {}

@@ -1,0 +1,175 @@
+"""Penalties against solvers that are not ours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from problems import blocks, classification, linear, regression, solve, tensors, weights
+from sklearn.linear_model import ElasticNet, HuberRegressor, Lasso, LogisticRegression, Ridge
+
+from espalier_trainer.engines.torch.loop import Fit, Settings
+from espalier_trainer.engines.torch.optimizers import OptimizerSpec
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.schedule import ConstantRate, CosineRate
+from espalier_trainer.session import Alone
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1e-2, 1.0])
+def test_l2_equals_ridge(strength: float) -> None:
+    """Mean half-squared loss + strength/2 ||w||^2 has the same minimum as Ridge(alpha = n strength)."""
+    problem = regression()
+    ours = solve(problem, {"l2": {"strength": strength}}, options={"momentum": 0.9}, steps=800)
+    theirs = Ridge(alpha=len(problem.y) * strength, tol=1e-12).fit(problem.x, problem.y)
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=8e-9)
+    assert ours.parameters["head.bias"].item() == pytest.approx(theirs.intercept_, abs=8e-9)  # biases are not penalized
+
+
+@pytest.mark.parametrize("strength", [1e-3, 1e-1])
+def test_l2_equals_logistic_regression(strength: float) -> None:
+    problem = classification()
+    ours = solve(problem, {"l2": {"strength": strength}}, rate=0.5, steps=2000, options={"momentum": 0.9})
+    theirs = LogisticRegression(C=1 / (len(problem.y) * strength), solver="newton-cg", tol=1e-12, max_iter=10_000).fit(problem.x, problem.y)
+    assert_allclose(weights(ours), theirs.coef_, atol=3e-7)
+
+
+def test_l1_with_sgd_equals_lasso() -> None:
+    problem = regression()
+    ours = solve(problem, {"l1": {"strength": 0.1}}, rate=0.2, steps=1000)
+    theirs = Lasso(alpha=0.1, tol=1e-14, max_iter=100_000).fit(problem.x, problem.y)
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=2e-13)
+    assert np.array_equal(weights(ours)[0] == 0, theirs.coef_ == 0)
+    assert (theirs.coef_ == 0).sum() >= 3
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.9}, {"momentum": 0.8, "nesterov": True}])
+def test_l1_with_momentum_equals_lasso(options: dict[str, float]) -> None:
+    """Momentum lengthens the step in the long run; so must the threshold, or the effective strength shrinks tenfold."""
+    problem = regression()
+    ours = solve(problem, {"l1": {"strength": 0.1}}, rate=0.02, steps=3000, options=options)
+    theirs = Lasso(alpha=0.1, tol=1e-14, max_iter=100_000).fit(problem.x, problem.y)
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=1e-9)
+
+
+def test_l1_with_adam_equals_lasso() -> None:
+    """The threshold is in Adam's metric; lr * strength instead gives no zeros and an objective 30 % too high."""
+    problem = regression()
+    ours = solve(problem, {"l1": {"strength": 0.1}}, kind="adam", rate=CosineRate(0.05), steps=4000)
+    theirs = Lasso(alpha=0.1, tol=1e-14, max_iter=100_000).fit(problem.x, problem.y)
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=3e-8)
+    assert np.array_equal(weights(ours)[0] == 0, theirs.coef_ == 0)
+
+
+def test_elastic_net_equals_elastic_net() -> None:
+    problem = regression()
+    ours = solve(problem, {"elasticNet": {"strength": 0.2, "l1Ratio": 0.6}}, rate=0.2, steps=1000)
+    theirs = ElasticNet(alpha=0.2, l1_ratio=0.6, tol=1e-14, max_iter=100_000).fit(problem.x, problem.y)
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=2e-13)
+    assert np.array_equal(weights(ours)[0] == 0, theirs.coef_ == 0)
+
+
+def test_l1_and_l2_together_are_elastic_net() -> None:
+    problem = regression()
+    together = solve(problem, {"l1": {"strength": 0.12}, "l2": {"strength": 0.08}}, rate=0.2, steps=1000)
+    one = solve(problem, {"elasticNet": {"strength": 0.2, "l1Ratio": 0.6}}, rate=0.2, steps=1000)
+    assert_allclose(weights(together), weights(one), atol=1e-13)
+
+
+def test_huber_equals_huber_regressor() -> None:
+    """HuberRegressor at its own scale s minimizes mean huber(r; eps s) + (alpha s / n) ||w||^2."""
+    problem = regression(noise=1.0)
+    y = problem.y.copy()
+    y[::17] += 25.0
+    theirs = HuberRegressor(epsilon=1.35, alpha=0.5, tol=1e-12, max_iter=10_000).fit(problem.x, y)
+    strength = 2 * theirs.alpha * theirs.scale_ / (2 * len(y))
+    outliers = type(problem)(problem.x, y)
+    declared = {"robustLoss": {"kind": "huber", "delta": 1.35 * theirs.scale_}, "l2": {"strength": strength}}
+    ours = solve(outliers, declared, rate=0.2, steps=2000, options={"momentum": 0.9})
+    assert_allclose(weights(ours)[0], theirs.coef_, atol=2e-5)  # their optimizer stops at about this
+
+
+def test_weight_decay_is_adamw() -> None:
+    """Bit by bit the weights of torch's AdamW, on every parameter that is decayed and on those that are not."""
+    problem = classification()
+    ours = solve(problem, {"weightDecay": {"strength": 0.3}}, kind="adamw", rate=0.01, steps=50)
+    model = linear(problem)
+    decayed, free = [model.head.weight], [model.head.bias]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3}, {"params": free, "weight_decay": 0.0}], lr=0.01)
+    data = tensors(problem.x, problem.y)
+    for _ in range(50):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(data.x), data.y).backward()
+        optimizer.step()
+    assert torch.equal(ours.parameters["head.weight"], model.head.weight)
+    assert torch.equal(ours.parameters["head.bias"], model.head.bias)
+
+
+def test_norm_falls_monotonically_in_the_strength() -> None:
+    problem = regression()
+    norms = [np.linalg.norm(weights(solve(problem, {"l2": {"strength": s}}, steps=800))) for s in (1e-3, 1e-2, 1e-1, 1.0)]
+    assert all(later < earlier for earlier, later in zip(norms, norms[1:], strict=False))
+
+
+def test_integer_weights_equal_duplicated_rows() -> None:
+    problem = regression(60)
+    counts = np.random.default_rng(3).integers(1, 4, 60)
+    weighted = solve(problem, {"l2": {"strength": 0.1}}, weight=counts.astype(float), steps=500)
+    repeated = type(problem)(np.repeat(problem.x, counts, axis=0), np.repeat(problem.y, counts))
+    assert_allclose(weights(weighted), weights(solve(repeated, {"l2": {"strength": 0.1}}, steps=500)), atol=1e-12)
+
+
+def one_gradient(declared: dict[str, object], scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient that the optimizer sees in one SGD step of rate 1 from zero, and the one without blocks."""
+    problem = regression()
+    big = type(problem)(problem.x * scale, problem.y * scale)
+    found = []
+    for chosen in (declared, {}):
+        settings = Settings(OptimizerSpec("sgd"), ConstantRate(1.0), 1, len(big.y), 0, regression=True)
+        fit = Fit(linear(big), blocks(chosen), tensors(big.x, big.y), None, settings)
+        fit.run(Alone())
+        found.append(-torch.cat([p.detach().flatten() for p in fit.parameters.values()]))
+    return found[0], found[1]
+
+
+def test_clipping_bounds_the_norm_and_keeps_the_direction() -> None:
+    clipped, free = one_gradient({"gradientClipping": {"maxNorm": 1.0}}, 10.0)
+    assert free.norm() > 30
+    assert clipped.norm().item() == pytest.approx(1.0, abs=1e-6)
+    assert torch.dot(clipped, free).item() == pytest.approx(clipped.norm().item() * free.norm().item())
+
+
+def test_clipping_leaves_small_gradients_alone() -> None:
+    clipped, free = one_gradient({"gradientClipping": {"maxNorm": 1000.0}}, 1.0)
+    assert torch.equal(clipped, free)
+
+
+def test_clipping_by_value_cuts_each_element() -> None:
+    clipped, free = one_gradient({"gradientClipping": {"maxNorm": 0.5, "kind": "value"}}, 1.0)
+    assert torch.equal(clipped, free.clamp(-0.5, 0.5))
+
+
+def test_hadamard_is_refused_by_name() -> None:
+    with pytest.raises(InvalidConfigError, match=r"l1\.method: hadamard"):
+        solve(regression(), {"l1": {"method": "hadamard"}}, steps=1)
+
+
+def test_target_picks_parameters_and_refuses_nothing() -> None:
+    problem = regression()
+    all_of_it = solve(problem, {"l2": {"strength": 1.0, "target": {"include": ["*"], "exclude": []}}}, steps=500)
+    default = solve(problem, {"l2": {"strength": 1.0}}, steps=500)
+    assert abs(all_of_it.parameters["head.bias"].item()) < abs(default.parameters["head.bias"].item())
+    with pytest.raises(InvalidConfigError, match=r"l2\.target selects no parameter.*head\.weight"):
+        solve(problem, {"l2": {"target": {"include": ["body.*"]}}}, steps=1)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "step"])
+def test_the_logged_coefficient_follows_the_schedule(kind: str) -> None:
+    declared = {"l2": {"strength": 0.5, "schedule": {"kind": kind, "from": 0, "to": 1, "start": 0.2, "end": 0.6}}}
+    fit = solve(regression(), declared, steps=101)
+    schedule = blocks(declared)[0].config.schedule
+    assert schedule is not None
+    for step in (0, 20, 33, 40, 60, 100):
+        fit.coefficients["l2"].update(step / 100)
+        assert fit.coefficients["l2"].value == 0.5 * schedule.factor(step / 100)
+        assert fit.coefficients["l2"].tensor.item() == pytest.approx(fit.coefficients["l2"].value)
