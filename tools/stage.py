@@ -78,9 +78,10 @@ def install(cluster: Cluster) -> None:
         },
     ):
         cluster.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
+    # --take-ownership: the CRDs may be there already, applied by hand or kept by an earlier release.
     cluster.run(
         "helm", "upgrade", "--install", RELEASE, str(ROOT / "charts" / "espalier"), "--namespace", SYSTEM,
-        "--values", "-", "--wait", "--timeout", "3m", stdin=json.dumps(chart_values(refs())),
+        "--take-ownership", "--values", "-", "--wait", "--timeout", "3m", stdin=json.dumps(chart_values(refs())),
     )  # fmt: skip
 
 
