@@ -88,15 +88,16 @@ class Effect(StrEnum):
 def effects(plan: RolloutPlan, seen: Seen) -> Iterator[Effect]:
     """The order in which a plan may be interrupted after any effect without breaking an invariant.
 
-    Traffic taken from a canary is written before anything else (the verdict rides along as a mark on the route); traffic given to
-    one is written after the status that claims it, because a stale operator's status write is refused. Pods go last.
+    Traffic that returns to stable is written before anything else (the verdict rides along as a mark on the route). Traffic
+    given to another version is written after the status that claims it, because a stale operator's status write is
+    refused. Pods go last.
     """
-    taking = takes(plan, seen)
-    if taking:
+    giving = gives(plan, seen)
+    if plan.split is not None and not giving:
         yield Effect.ROUTE
     yield Effect.SERVE
     yield Effect.STATUS
-    if plan.split is not None and not taking:
+    if giving:
         yield Effect.ROUTE
     yield Effect.EVENTS
     yield Effect.REMOVE
@@ -104,14 +105,13 @@ def effects(plan: RolloutPlan, seen: Seen) -> Iterator[Effect]:
         yield Effect.RELEASE
 
 
-def takes(plan: RolloutPlan, seen: Seen) -> bool:
-    """True when the plan lowers the weight of a version that is not stable, or marks a route that carries no mark yet."""
+def gives(plan: RolloutPlan, seen: Seen) -> bool:
+    """True when the plan raises the weight of a version that is not stable."""
     if plan.split is None:
         return False
-    wanted = plan.split.weights
-    lowered = any(
-        wanted.get(version, 0) < weight
-        for version, weight in seen.traffic.weights.items()
+    present = seen.traffic.weights
+    return any(
+        weight > present.get(version, 0)
+        for version, weight in plan.split.weights.items()
         if version != plan.split.stable
     )
-    return lowered or (plan.split.mark is not None and plan.split.mark != seen.traffic.mark)

@@ -287,6 +287,7 @@ class Operator:
             ready = {p.version for p in seen.pods if p.ready}
             stable = plan.progress.stable.name if plan.progress.stable else None
             world.write_route(plan.split.weights, plan.split.mark, int(seen.traffic.resource_version), ready, stable)
+            self.cache = replace(self.cache, traffic=world.observe().traffic)  # own writes are seen at once
         elif effect is Effect.SERVE:
             for serve in plan.serve:
                 if world.replicas.get(serve.version.name) != serve.replicas:
