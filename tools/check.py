@@ -83,7 +83,7 @@ PARTS: dict[str, Part] = {
     "folders": source_folder_stays_a_folder,
     "lengths": modules_stay_small,
     "locks": versions_pinned,
-    "ruff": tool("ruff", "check", "--quiet", "."),
+    "ruff": tool("ruff", "check", "--quiet", "--output-format=concise", "."),
     "format": tool("ruff", "format", "--check", "--quiet", "."),
     "generated": tool("python", "-m", "tools.crds", "--check"),
     "layers": tool("lint-imports", "--cache-dir", ".cache/import-linter"),

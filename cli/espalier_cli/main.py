@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 REFRESH_SECONDS = 1.0
+PIPED_WIDTH = 180
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -60,7 +61,7 @@ def get(
 ) -> None:
     """Show all models with their canaries, or one: steps, evidence, counts, time left, versions, history."""
     objects = _objects(namespace, context)
-    console = Console()
+    console = _console()
     if not watch:
         console.print(_look(objects, name))
         return
@@ -169,7 +170,7 @@ def diff(
     """Compare two versions: digests, data, seed and every metric with its interval."""
     from espalier_cli.compare import compare
 
-    Console().print(compare(_objects(namespace, context).get("RegularizedModel", name), older, newer))
+    _console().print(compare(_objects(namespace, context).get("RegularizedModel", name), older, newer))
 
 
 def _ask(namespace: str | None, context: str | None, name: str, verb: str, timeout: float) -> None:
@@ -183,13 +184,20 @@ def _look(objects: Objects, name: str | None) -> RenderableType:
 
     now = datetime.now(UTC)
     if name is None:
-        return table(objects.list("RegularizedModel"), objects.list("CanaryRollout"), now)
+        if not (models := objects.list("RegularizedModel")):
+            return f"No RegularizedModel in namespace {objects.namespace}."
+        return table(models, objects.list("CanaryRollout"), now)
     model = objects.find("RegularizedModel", name)
     if model is None and (rollout := objects.find("CanaryRollout", name)) is not None:
         model = objects.get("RegularizedModel", rollout["spec"]["modelRef"]["name"])
     if model is None:
         model = objects.get("RegularizedModel", name)
     return detail(model, objects.rollout_of(model["metadata"]["name"]), now)
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide enough for every column where there is none."""
+    return Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
 
 
 def _objects(namespace: str | None, context: str | None) -> Objects:

@@ -34,6 +34,7 @@ STATE_COLOURS = {
     "Inconclusive": "yellow",
 }
 SHOWN_HISTORY = 5
+SHOWN_METRICS = 4
 
 
 def table(models: list[Object], rollouts: list[Object], now: datetime) -> Table:
@@ -41,7 +42,7 @@ def table(models: list[Object], rollouts: list[Object], now: datetime) -> Table:
     by_model = {rollout["spec"]["modelRef"]["name"]: rollout for rollout in rollouts}
     result = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("MODEL", "READY", "REASON", "NEWEST", "STATE", "CHAMPION", "CANARY", "WEIGHT", "STEP", "SLI", "AGE"):
-        result.add_column(name, no_wrap=name != "REASON")
+        result.add_column(name, no_wrap=True)
     for model in models:
         name = model["metadata"]["name"]
         status = RegularizedModelStatus.model_validate(model.get("status") or {})
@@ -82,6 +83,8 @@ def detail(model: Object, rollout: Object | None, now: datetime) -> RenderableTy
 
 def _conditions(conditions: tuple[Condition, ...], now: datetime) -> Iterator[RenderableType]:
     grid = Table(box=None, pad_edge=False, show_header=False)
+    for no_wrap in (True, True, True, True, False):
+        grid.add_column(no_wrap=no_wrap, overflow="fold")
     for condition in conditions:
         since = age(condition.last_transition_time, now)
         grid.add_row(condition.type, _coloured(condition.status, COLOURS), condition.reason, since, condition.message)
@@ -155,12 +158,11 @@ def _history(status: CanaryRolloutStatus, now: datetime) -> Iterator[RenderableT
 def _versions(status: RegularizedModelStatus, now: datetime) -> Iterator[RenderableType]:
     if not status.versions:
         return
-    metrics = list(dict.fromkeys(name for version in status.versions for name in version.metrics if "/" not in name))[
-        :6
-    ]
+    metrics = _judged(status)
     result = Table(box=None, pad_edge=False, header_style="bold", title="\nVersions", title_justify="left")
-    for name in ("VERSION", "STATE", *metrics, "GATES", "BY", "AGE", "WHY"):
-        result.add_column(name)
+    for name in ("VERSION", "STATE", *metrics, "GATES", "BY", "AGE"):
+        result.add_column(name, no_wrap=True)
+    result.add_column("WHY", overflow="fold")
     for version in status.versions:
         passed = sum(gate.passed for gate in version.gates)
         numbers = [number(version.metrics[name].value) if name in version.metrics else "-" for name in metrics]
@@ -169,6 +171,13 @@ def _versions(status: RegularizedModelStatus, now: datetime) -> Iterator[Rendera
         state = _coloured(version.state, STATE_COLOURS)
         result.add_row(version.version, state, *numbers, gates, version.requested_by, age(version.created_at, now), why)
     yield result
+
+
+def _judged(status: RegularizedModelStatus) -> list[str]:
+    """The metrics worth a column: those that gates judge, else the first ones recorded."""
+    gated = [gate.metric for version in status.versions for gate in version.gates]
+    recorded = [name for version in status.versions for name in version.metrics if "/" not in name]
+    return list(dict.fromkeys(gated or recorded))[:SHOWN_METRICS]
 
 
 def _condition(conditions: tuple[Condition, ...], type_: str) -> Condition | None:
