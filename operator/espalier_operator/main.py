@@ -30,6 +30,10 @@ WATCH_SECONDS: Final = 300
 """kopf's own watches of our three kinds end after this long and are opened again."""
 
 
+CHATTY: Final = ("kopf.objects", "kopf.activities.probe", "aiohttp.access", "botocore")
+"""Loggers that write one line per watch event, probe or client; our own log tells every transition instead."""
+
+
 class EndlessBackoff:
     """1, 2, 4 ... 30 seconds with jitter, for ever: kopf ends the whole process when its backoffs run out, and a restart heals nothing."""
 
@@ -111,7 +115,8 @@ def observe_self() -> None:
 def run(environ: Mapping[str, str] | None = None) -> int:
     """Run until SIGTERM. Returns the exit code: 0, or 2 when a setting is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # one line per event of each object otherwise
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         settings = load(environ)
     except SettingsError as error:

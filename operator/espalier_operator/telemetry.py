@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from espalier_api import metrics as names
 
 if TYPE_CHECKING:
     from espalier_api.metrics import Metric
 
+disable_created_metrics()  # type: ignore[no-untyped-call] # doubles the series of every counter and histogram, and nobody queries them
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
 """Ours alone: the default registry would bring series of libraries that nobody asked for."""
 

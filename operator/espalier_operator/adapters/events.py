@@ -1,5 +1,6 @@
 """Kubernetes Events about our objects: sent on transitions, never twice for the same news, never a reason to fail a
-pass."""
+pass.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +37,17 @@ class Recorder:
 
     async def record(self, about: Object, event: Event) -> None:
         """Send `event` about `about`. A failure is logged and counted (API request metric), not raised: events are
-        for people."""
+        for people.
+        """
         key = (about["metadata"].get("uid", ""), event.reason, event.message)
         now = self._clock()
         if now - self._sent.get(key, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return
+        LOG.log(
+            logging.WARNING if event.type_ == "Warning" else logging.INFO,
+            "%s %s/%s: %s: %s",
+            *(about["kind"], *_name(about), event.reason, event.message),
+        )
         try:
             await self._kube.create(_manifest(about, event))
         except KubeError as error:

@@ -27,12 +27,9 @@ def judge_spec(raw: Mapping[str, Any]) -> tuple[RegularizedModelSpec | None, Spe
         return None, SpecVerdict(errors=found, reason=c.INVALID_SPEC)
     findings = validate(Subject.of_spec(spec))
     missing = tuple(_located(each) for each in not_in_this_release(spec))
-    refused = (*(_located(each) for each in errors(findings)), *missing)
-    if not refused:
-        reason = c.INCOMPATIBLE_REGULARIZERS
-    else:
-        reason = c.NOT_YET_IMPLEMENTED if len(refused) == len(missing) else c.INCOMPATIBLE_REGULARIZERS
-    return spec, SpecVerdict(refused, tuple(_located(each) for each in warnings(findings)), reason)
+    objections = tuple(_located(each) for each in errors(findings))
+    reason = c.NOT_YET_IMPLEMENTED if missing and not objections else c.INCOMPATIBLE_REGULARIZERS
+    return spec, SpecVerdict((*objections, *missing), tuple(_located(each) for each in warnings(findings)), reason)
 
 
 def _located(finding: Finding) -> str:

@@ -60,7 +60,7 @@ class Recorded:
 @asynccontextmanager
 async def running(kube: FakeKube, controller: Recorded) -> AsyncIterator[tuple[Loops, Caches]]:
     knot: list[Loops] = []
-    caches = Caches(kube, Settings("t", "s"), lambda obj: knot[0].changed(obj))
+    caches = Caches(kube, Settings("t", "s"), lambda obj: knot[0].changed(obj))  # noqa: PLW0108 - knot is empty here
     knot.append(Loops(caches, Executor(kube, caches, Recorder(kube)), reconcile_timeout=timedelta(seconds=5)))
     knot[0].register(controller)
     task = asyncio.create_task(caches.run())
@@ -74,7 +74,7 @@ async def running(kube: FakeKube, controller: Recorded) -> AsyncIterator[tuple[L
 
 async def eventually(check: Any) -> None:
     async with asyncio.timeout(5):
-        while not check():
+        while not check():  # noqa: ASYNC110 - looks at what tasks did, without events of theirs
             await asyncio.sleep(0.001)
 
 
@@ -159,7 +159,7 @@ async def test_a_stuck_pass_is_cut_off_and_a_late_loop_is_noticed() -> None:
 
     kube, controller = FakeKube(), Stuck()
     clock = [0.0]
-    caches = Caches(kube, Settings("t", "s"), lambda obj: loops.changed(obj))
+    caches = Caches(kube, Settings("t", "s"), lambda obj: loops.changed(obj))  # noqa: PLW0108 - tied late
     loops = Loops(
         caches,
         Executor(kube, caches, Recorder(kube)),
