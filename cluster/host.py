@@ -36,7 +36,9 @@ SYSCTLS = (
     "vm.panic_on_oom",
 )
 INOTIFY_INSTANCES = 1024
-DISK_BYTES = 15 * 1000**3
+# From nothing: modules 3 GB, Go's build cache 3 GB, the rest in our own folders, and room for images.
+DISK_COLD = 15 * 1000**3
+DISK_WARM = 4 * 1000**3
 MEMORY_BYTES = 4 * 1000**3
 
 
@@ -48,8 +50,8 @@ class Lack:
     remedy: str
 
 
-def lacks() -> list[Lack]:
-    """What this machine lacks for a private engine."""
+def lacks(disk: int) -> list[Lack]:
+    """What this machine lacks for a private engine that will take ``disk`` bytes."""
     found = []
     if os.geteuid():
         found.append(Lack("not root", "run it as root (network and mount namespaces), or install docker"))
@@ -64,7 +66,7 @@ def lacks() -> list[Lack]:
     ):
         if not shutil.which(tool):
             found.append(Lack(f"no `{tool}` on the PATH", _tool_remedy(tool, package)))
-    return found + _room()
+    return found + _room(disk)
 
 
 def _tool_remedy(tool: str, package: str) -> str:
@@ -75,15 +77,15 @@ def _tool_remedy(tool: str, package: str) -> str:
     return "a private engine is made of Debian packages: use Debian 12, or install docker or podman"
 
 
-def _room() -> list[Lack]:
+def _room(disk: int) -> list[Lack]:
     found = []
     for folder in {cache_root(), state_root()}:
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         free = shutil.disk_usage(there).free
-        if free < DISK_BYTES:
+        if free < disk:
             found.append(
                 Lack(
-                    f"{free / 1e9:.1f} GB free under {there}, 15 GB needed",
+                    f"{free / 1e9:.1f} GB free under {there}, {disk / 1e9:.0f} GB needed",
                     "free some, or point ESPALIER_CACHE and ESPALIER_STATE to a larger disk",
                 )
             )
@@ -101,14 +103,17 @@ def memory_available() -> int:
     return 0
 
 
-def require() -> None:
+def require(disk: int) -> None:
     """Check the prerequisites.
+
+    Args:
+        disk: bytes that have to be free; see :data:`DISK_COLD` and :data:`DISK_WARM`.
 
     Raises:
         ClusterError: some are missing; it names all of them at once.
 
     """
-    found = lacks()
+    found = lacks(disk)
     if found:
         raise ClusterError(
             "this machine can't run a private engine: " + "; ".join(lack.what for lack in found),

@@ -69,6 +69,15 @@ def key() -> str:
     return digest.hexdigest()[:12]
 
 
+def _target() -> Path:
+    return cache_root() / "node" / f"{key()}.tar"
+
+
+def is_cached() -> bool:
+    """Whether :func:`tar` has nothing to build."""
+    return _target().is_file()
+
+
 def tar() -> Path:
     """The image's root file system as a cached tar file, for ``docker import``.
 
@@ -76,8 +85,8 @@ def tar() -> Path:
         ClusterError: a part could not be built or imported.
 
     """
-    folder = cache_root() / "node"
-    target = folder / f"{key()}.tar"
+    target = _target()
+    folder = target.parent
     with lock.held(folder / "node.lock", what="the node image", wait=True):
         if not target.is_file():
             with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+TICK_SECONDS = 60
+
+
 @dataclass(frozen=True)
 class Step:
     """One finished step: its title and how long it took, in seconds."""
@@ -47,15 +50,26 @@ class Progress:
         """
         began = self.clock()
         self.say(f"{title} ...")
+        done = threading.Event()
+        ticker = threading.Thread(target=self._tick, args=(title, began, done), daemon=True)
+        ticker.start()
         try:
             yield
         except BaseException:
             self.say(f"{title}: FAILED after {self.clock() - began:.1f} s")
             raise
+        finally:
+            done.set()
+            ticker.join()
         took = self.clock() - began
         with self._lock:
             self.steps.append(Step(title, took))
         self.say(f"{title}: {took:.1f} s")
+
+    def _tick(self, title: str, began: float, done: threading.Event) -> None:
+        """Say now and then that a long step still runs: a silent build looks like a hang."""
+        while not done.wait(TICK_SECONDS):
+            self.say(f"{title}: {self.clock() - began:.0f} s so far")
 
     def say(self, line: str) -> None:
         """Print one line, stamped with the time since the command began."""

@@ -104,7 +104,7 @@ def _on_private(cluster: Cluster, progress: Progress) -> None:
         tools.provide(cluster.state, ("kubectl", "kind", "helm"), private=True, progress=progress)
         _settle(cluster, progress, private=True)
         return
-    host.require()
+    host.require(host.DISK_WARM if nodeimage.is_cached() else host.DISK_COLD)
     with ThreadPoolExecutor(BUILDERS) as pool:
         for_node: list[Future[None]] = [
             pool.submit(_stepped, rootfs.debian, "debian packages of the node", progress),

@@ -87,6 +87,6 @@ def test_all_lacks_are_named_at_once_with_their_remedies(monkeypatch: pytest.Mon
     monkeypatch.setattr("shutil.which", lambda tool: None if tool in {"go", "ip"} else f"/usr/bin/{tool}")
     monkeypatch.setattr(host, "memory_available", lambda: 1)
     with pytest.raises(ClusterError) as caught:
-        host.require()
+        host.require(host.DISK_COLD)
     for text in ("not root", "`go`", "`ip`", "GB of memory", "iproute2"):
         assert text in str(caught.value)

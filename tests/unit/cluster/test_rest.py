@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,23 @@ def test_progress_says_what_failed() -> None:
     with pytest.raises(KeyError), Progress(stream=stream, clock=lambda: 0.0).step("x"):
         raise KeyError
     assert "x: FAILED after 0.0 s" in stream.getvalue()
+
+
+def test_a_long_step_says_that_it_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, told = io.StringIO(), threading.Event()
+    monkeypatch.setattr("cluster.progress.TICK_SECONDS", 0.001)
+    progress = Progress(stream=stream, clock=lambda: 0.0)
+    say = progress.say
+
+    def hear(line: str) -> None:
+        say(line)
+        if "so far" in line:
+            told.set()
+
+    monkeypatch.setattr(progress, "say", hear)
+    with progress.step("build kube"):
+        assert told.wait(10)
+    assert "build kube: 0 s so far" in stream.getvalue()
 
 
 def test_the_engine_keeps_to_its_own_places(tmp_path: Path) -> None:
