@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from espalier_cli.completion import names
 from espalier_cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -28,25 +29,9 @@ REFRESH_SECONDS = 1.0
 PIPED_WIDTH = 180
 
 
-def _complete(incomplete: str) -> list[str]:
-    """Names of models and rollouts; a shell that completes must never see an error."""
-    from espalier_cli.objects import Objects
-
-    try:
-        objects = Objects.connect(None, None)
-        names = {
-            str(item["metadata"]["name"])
-            for kind in ("RegularizedModel", "CanaryRollout")
-            for item in objects.list(kind)
-        }
-    except CliError:
-        return []
-    return sorted(name for name in names if name.startswith(incomplete))
-
-
-Name = Annotated[str, typer.Argument(help="Name of a CanaryRollout, or of its model.", autocompletion=_complete)]
-ModelName = Annotated[str, typer.Argument(help="Name of a RegularizedModel.", autocompletion=_complete)]
-OptionalName = Annotated[str | None, typer.Argument(help="A model; without it, all of them.", autocompletion=_complete)]
+Name = Annotated[str, typer.Argument(help="Name of a CanaryRollout, or of its model.", autocompletion=names)]
+ModelName = Annotated[str, typer.Argument(help="Name of a RegularizedModel.", autocompletion=names)]
+OptionalName = Annotated[str | None, typer.Argument(help="A model; without it, all of them.", autocompletion=names)]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace; default is the context's.")]
 Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig; default is the current one.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds to wait for the controller's answer.")]
