@@ -284,7 +284,7 @@ class Traffic:
         """Let answers and labels that are on their way arrive, but not for ever."""
         late = 0.0 if self._stop.is_set() else self._settings.feedback_delay
         deadline = time.monotonic() + late + min(SLACK_SECONDS, self._settings.timeout)
-        while (self._running or (self._labels and late)) and time.monotonic() < deadline:
+        while (self._running or (self._labels and late)) and time.monotonic() < deadline:  # noqa: ASYNC110 - a deadline
             await asyncio.sleep(0.02)
         for task in list(self._running):
             task.cancel()

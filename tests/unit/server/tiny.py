@@ -160,7 +160,7 @@ class Version:
             spec_hash="sha256:" + "1" * 64,
             snapshot_digest="sha256:" + "2" * 64,
             content_sha256="3" * 64,
-            created_at="2026-11-01T03:00:00Z",  # type: ignore[arg-type] # pydantic parses it
+            created_at="2026-11-01T03:00:00Z",
             seed=7,
             task=task(self.kind),
             framework="torch 2.15.0",
