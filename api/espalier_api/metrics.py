@@ -153,6 +153,9 @@ ROLLOUT_OUTCOMES: Final = Metric(
 ROLLOUT_ROLLBACK_SECONDS: Final = Metric(
     "espalier_rollout_rollback_seconds", "histogram", (), "From verdict to observed canary weight 0."
 )
+ROLLOUT_HELD_SECONDS: Final = Metric(
+    "espalier_rollout_held_seconds_total", "counter", ("namespace", "model", "reason"), "Time that canaries were held."
+)
 MODEL_CONDITION: Final = Metric(
     "espalier_condition", "gauge", ("namespace", "kind", "name", "type", "status"), "1 on the current status."
 )
