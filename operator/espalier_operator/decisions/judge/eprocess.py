@@ -26,8 +26,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from espalier_operator.decisions.judge.evidence import (
-    BOUND_STEP,
-    EVIDENCE_STEP,
+    BOUND_UNITS,
+    EVIDENCE_UNITS,
     HARMS,
     LADDER,
     RELIEFS,
@@ -38,7 +38,7 @@ from espalier_operator.decisions.judge.evidence import (
 from espalier_operator.decisions.judge.verdict import Verdict, VerdictKind, describe_evidence, describe_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from espalier_operator.decisions.judge.counts import BlockCounts
 
@@ -90,14 +90,14 @@ def advance(state: EvidenceState, block: BlockCounts, params: SequentialParams) 
     null = _Null(params.ratio, params.floor, params.cap, state.dispersion, params.baseline)
     bound = replace(null, floor=0.0, cap=math.inf)  # a bound only describes; the cap protects decisions
     ladder = tuple(
-        _add(row, replace(bound, ratio=ratio).increments(block, HARMS), BOUND_STEP)
+        _add(row, replace(bound, ratio=ratio).increments(block, HARMS), BOUND_UNITS)
         for ratio, row in zip(LADDER, state.ladder, strict=True)
     )
     relief = replace(null, ratio=params.pass_ratio, floor=0.0)
     return replace(
         state,
-        log_e=_add(state.log_e, null.increments(block, HARMS), EVIDENCE_STEP),
-        pass_log_e=_add(state.pass_log_e, relief.increments(block, RELIEFS), EVIDENCE_STEP),
+        log_e=_add(state.log_e, null.increments(block, HARMS), EVIDENCE_UNITS),
+        pass_log_e=_add(state.pass_log_e, relief.increments(block, RELIEFS), EVIDENCE_UNITS),
         ladder=ladder,
         at_least=_climb(state.at_least, ladder, params.abort_at),
         canary=state.canary + block.canary,
@@ -157,28 +157,30 @@ class _Null:
     def increments(self, block: BlockCounts, harms: Row) -> Row:
         """What each hypothesised harm adds to its ln E."""
         one = self._against_stable if self.baseline is None else self._against_record
-        return tuple(min(one(block, harm) / self.phi, self.cap) for harm in harms)
+        return tuple([min(inc / self.phi, self.cap) for inc in one(block, harms)])
 
-    def _against_stable(self, block: BlockCounts, harm: float) -> float:
-        n_c, n_s = block.canary.total, block.stable.total
-        if n_c == 0:
-            return 0.0
-        c = (n_c * self.ratio + n_s) / (n_c * self.ratio * harm + n_s)
-        a = harm * c
-        return block.canary.bad * math.log(a) + block.stable.bad * math.log(c) - n_c * self.floor * (a - 1)
+    def _against_stable(self, block: BlockCounts, harms: Row) -> Iterator[float]:
+        n_c, k_c = block.canary.total, block.canary.bad
+        n_s, k_s = block.stable.total, block.stable.bad
+        allowed, spared, log = n_c * self.ratio, n_c * self.floor, math.log
+        for harm in harms:
+            c = (allowed + n_s) / (allowed * harm + n_s) if n_c > 0 else 1.0
+            a = harm * c
+            yield k_c * log(a) + k_s * log(c) - spared * (a - 1)
 
-    def _against_record(self, block: BlockCounts, harm: float) -> float:
+    def _against_record(self, block: BlockCounts, harms: Row) -> Iterator[float]:
         """The one-arm form: E[harm^k] <= exp(n*p*(harm-1)) for every p the null allows."""
-        allowed = self.ratio * (self.baseline or 0.0) + self.floor
-        return block.canary.bad * math.log(harm) - block.canary.total * allowed * (harm - 1)
+        expected = block.canary.total * (self.ratio * (self.baseline or 0.0) + self.floor)
+        for harm in harms:
+            yield block.canary.bad * math.log(harm) - expected * (harm - 1)
 
 
 def _judged(state: EvidenceState, block: BlockCounts) -> bool:
     return state.last_block_end is not None and block.end <= state.last_block_end
 
 
-def _add(row: Row, increments: Row, step: float) -> Row:
-    return tuple(floor_to(value + increment, step) for value, increment in zip(row, increments, strict=True))
+def _add(row: Row, increments: Row, units: int) -> Row:
+    return tuple([floor_to(value + increment, units) for value, increment in zip(row, increments, strict=True)])
 
 
 def _plus(left: tuple[float, float] | None, right: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -27,8 +27,9 @@ RELIEFS: Final = (1 / 1.2, 1 / 1.5, 1 / 2, 1 / 3, 1 / 5)
 LADDER: Final = (1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
 """Ratios to stable that the lower bound on the harm climbs."""
 
-EVIDENCE_STEP: Final = 1e-9
-BOUND_STEP: Final = 1e-4
+EVIDENCE_UNITS: Final = 10**9
+BOUND_UNITS: Final = 10**4
+"""Multiples of these parts of 1 are kept: nine decimals of evidence, four of the bound's."""
 
 _RELIEF_KEYS: Final = tuple(f"passLogE{index}" for index in range(len(RELIEFS)))
 
@@ -109,10 +110,9 @@ class EvidenceState:
         return sums
 
 
-def floor_to(value: float, step: float) -> float:
-    """The largest multiple of `step` (1e-9 or 1e-4) that is not above `value`."""
-    per_unit = round(1 / step)
-    return math.floor(value * per_unit) / per_unit
+def floor_to(value: float, units: int) -> float:
+    """The largest multiple of 1/units that is not above `value`."""
+    return math.floor(value * units) / units
 
 
 def _row(values: Any, default: Row, field: str) -> Row:  # noqa: ANN401 - comes from JSON

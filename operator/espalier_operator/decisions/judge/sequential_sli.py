@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from espalier_operator.decisions.judge.counts import BlockCounts
 from espalier_operator.decisions.judge.dispersion import HISTORY_BLOCKS, measure_dispersion
 from espalier_operator.decisions.judge.eprocess import MAX_COVERAGE_GAP, advance, coverage_gap, judge, skip
-from espalier_operator.decisions.judge.evidence import EvidenceState, floor_to
+from espalier_operator.decisions.judge.evidence import BOUND_UNITS, EvidenceState, floor_to
 from espalier_operator.decisions.judge.look import Look, waiting
 from espalier_operator.decisions.judge.queries import Arms, Query, RangeQuery, one_model
 from espalier_operator.decisions.judge.read import read_block, read_history
@@ -104,8 +104,8 @@ class SequentialSli:
             "name": self.name,
             "state": sample.value,
             "verdict": verdict.kind.value,
-            "evidence": floor_to(min(verdict.evidence, _SHOWN_EVIDENCE), 1e-4),
-            "abortAt": floor_to(verdict.abort_at, 1e-4),
+            "evidence": floor_to(min(verdict.evidence, _SHOWN_EVIDENCE), BOUND_UNITS),
+            "abortAt": floor_to(verdict.abort_at, BOUND_UNITS),
             "canary": str(state.canary),
             "stable": str(state.stable),
             "allowed": self.allowed,

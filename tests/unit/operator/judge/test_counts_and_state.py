@@ -67,6 +67,6 @@ def test_broken_evidence_is_refused_by_name(status: dict[str, object], field: st
 
 @pytest.mark.parametrize("value", [0.1, -0.1, 1e-10, -1e-10, 123.456789123456, -0.144934005, 47.422424381])
 def test_rounding_goes_down_and_only_once(value: float) -> None:
-    rounded = floor_to(value, 1e-9)
+    rounded = floor_to(value, 10**9)
     assert value - 1.0001e-9 <= rounded <= value
     assert float(json.loads(json.dumps(rounded))) == rounded
