@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from bench import judge as bench
 from bench.judge_rules import DEFAULT, STRICT, log_evidence
-from bench.judge_traffic import Scenario
+
+if TYPE_CHECKING:
+    from bench.judge_traffic import Scenario
 
 RUNS = 400
 
