@@ -17,6 +17,8 @@ from kubernetes.client.exceptions import ApiException
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from espalier_api.hashing import spec_hash
+from espalier_api.model import RegularizedModel
 from espalier_api.names import GROUP, PLURALS, VERSION
 
 pytestmark = pytest.mark.e2e
@@ -55,17 +57,19 @@ def told(path: Path, key: str) -> str | None:
     )
 
 
-def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> None:
-    """Create, or replace what exists. Unknown fields are refused, as kubectl does."""
+def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> dict[str, Any]:
+    """Create, or replace what exists; returns what the server would store. Unknown fields are refused, as kubectl does."""
     manifest = yaml.safe_load(path.read_text())
     where = (GROUP, VERSION, NAMESPACE, PLURALS[manifest["kind"]])
     options = {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
+    stored: dict[str, Any]
     if told(path, "after") is None:
-        objects.create_namespaced_custom_object(*where, manifest, **options)
-        return
+        stored = objects.create_namespaced_custom_object(*where, manifest, **options)
+        return stored
     live = objects.get_namespaced_custom_object(*where, manifest["metadata"]["name"])
     manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-    objects.replace_namespaced_custom_object(*where, manifest["metadata"]["name"], manifest, **options)
+    stored = objects.replace_namespaced_custom_object(*where, manifest["metadata"]["name"], manifest, **options)
+    return stored
 
 
 def prepare(objects: client.CustomObjectsApi, path: Path) -> None:
@@ -83,6 +87,15 @@ def prepare(objects: client.CustomObjectsApi, path: Path) -> None:
 def test_accepts(objects: client.CustomObjectsApi, path: Path) -> None:
     prepare(objects, path)
     submit(objects, path)
+
+
+@pytest.mark.parametrize("path", [item for item in manifests("accept") if item.values[0].stem.startswith("regmodel-")])
+def test_defaults_of_the_server_never_make_a_new_version(objects: client.CustomObjectsApi, path: Path) -> None:
+    """What the server stores means what the person wrote, so neither applying it nor upgrading the CRDs ever retrains."""
+    written = RegularizedModel.model_validate(yaml.safe_load(path.read_text()))
+    stored = RegularizedModel.model_validate(submit(objects, path))
+    assert stored.spec == written.spec
+    assert spec_hash(stored.spec, "sha256:0") == spec_hash(written.spec, "sha256:0")
 
 
 @pytest.mark.parametrize("path", manifests("reject"))
