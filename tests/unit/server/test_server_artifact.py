@@ -201,6 +201,18 @@ def test_another_answer_than_in_training_is_refused(tmp_path: Path, arrays: dict
         check(model_of(Version(files=files), tmp_path), tmp_path / "golden.npz")
 
 
+def test_a_tie_may_be_decided_either_way(tmp_path: Path) -> None:
+    rows = np.array([[1.0, 1.0, 0.0]], dtype=np.float32)
+    for label, fits in ((1, True), (2, False)):
+        golden = npz(input=rows, label=np.array([label]), probabilities=softmax(rows))
+        model = model_of(Version(files=classifier_files() | {"golden.npz": golden}), tmp_path)
+        if fits:
+            assert check(model, tmp_path / "golden.npz").n == 1
+        else:
+            with pytest.raises(ArtifactError, match="label of row 0"):
+                check(model, tmp_path / "golden.npz")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", npz(input=ROWS)[:200]])
 def test_a_broken_golden_file_is_refused(tmp_path: Path, content: bytes) -> None:
     files = classifier_files() | {"golden.npz": content}
