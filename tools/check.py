@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -64,6 +68,33 @@ def modules_stay_small() -> list[str]:
     ]
 
 
+def chart_values_are_typed() -> list[str]:
+    """Every key of values.yaml has a place in values.schema.json, and no place there is without a default."""
+    chart = ROOT / "charts" / "espalier"
+    if not (chart / "values.schema.json").exists():
+        return []
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    schema = json.loads((chart / "values.schema.json").read_text())
+    return [f"charts/espalier: {line}" for line in _untyped(values, schema, schema.get("definitions", {}), "")]
+
+
+def _untyped(
+    values: Mapping[str, Any], schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str
+) -> Iterator[str]:
+    schema = definitions[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else schema
+    known = schema.get("properties")
+    if known is None:
+        return  # an open object of Kubernetes' own, such as resources
+    yield from (
+        f"values.yaml has {path}{name}, values.schema.json has not" for name in sorted(values.keys() - known.keys())
+    )
+    missing = sorted(known.keys() - values.keys() - {"global"})  # Helm itself writes global
+    yield from (f"values.schema.json has {path}{name}, values.yaml has no default for it" for name in missing)
+    for name in sorted(known.keys() & values.keys()):
+        if isinstance(values[name], Mapping):
+            yield from _untyped(values[name], known[name], definitions, f"{path}{name}.")
+
+
 def versions_pinned() -> list[str]:
     """A lock without hashes is not a lock."""
     return [
@@ -83,6 +114,7 @@ PARTS: dict[str, Part] = {
     "folders": source_folder_stays_a_folder,
     "lengths": modules_stay_small,
     "locks": versions_pinned,
+    "chart": chart_values_are_typed,
     "ruff": tool("ruff", "check", "--quiet", "--output-format=concise", "."),
     "format": tool("ruff", "format", "--check", "--quiet", "."),
     "generated": tool("python", "-m", "tools.crds", "--check"),
