@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
-from cluster import archive
+from cluster import archive, thin
 from cluster.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cluster.handle import Cluster
+
+# As kind itself does it.
+_IMPORT = (
+    "ctr",
+    "--namespace=k8s.io",
+    "images",
+    "import",
+    "--all-platforms",
+    "--digests",
+    "--snapshotter=overlayfs",
+    "-",
+)
 
 
 def load(cluster: Cluster, archives: Sequence[Path], *, all_nodes: bool = False) -> list[Path]:
@@ -107,6 +119,17 @@ def _config_of(cluster: Cluster, node: str, digest: str) -> str:
 
 
 def _send(cluster: Cluster, node: str, file: Path) -> None:
+    """Only the layers that the node lacks, where that is possible; else the whole archive, by kind."""
+    bundle = thin.read(file)
+    if bundle is not None:
+        held = set(on_node(cluster, node, "ctr", "--namespace=k8s.io", "content", "ls", "--quiet").split())
+        argv = engine_argv(cluster, node, *_IMPORT, stdin=True)
+        if not thin.send(bundle, file, held, cluster.exec_argv(argv), cluster.env()):
+            return
+    _send_whole(cluster, node, file)
+
+
+def _send_whole(cluster: Cluster, node: str, file: Path) -> None:
     argv = ["kind", "load", "image-archive", str(file)]
     argv += ["--name", kind_name(cluster), "--nodes", node]
     done = subprocess.run(cluster.exec_argv(argv), env=cluster.env(), text=True, capture_output=True, check=False)
