@@ -53,7 +53,7 @@ class Analysis:
 
 async def analyse(sli: Sli, entry: Mapping[str, Any], source: MetricSource, canary: Canary, now: datetime) -> Analysis:
     """Look at `sli`. `entry` is its status of the last pass (empty for a new canary): a block is never judged twice."""
-    state = sli.restore(entry) if "blocks" in entry else None
+    state = sli.restore(entry) if entry.get("lastBlockEnd") else None
     last_end = None if state is None else state.last_block_end
     due = sli.schedule.due(canary.started, last_end, now, REPLAY_LIMIT + 1)
     if state is not None:
