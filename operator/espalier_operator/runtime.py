@@ -17,6 +17,10 @@ from kubernetes.aio.client import ApiClient, Configuration
 from espalier_operator.adapters.events import Recorder
 from espalier_operator.adapters.kube import AioKube, Kube, Object
 from espalier_operator.adapters.objectstore import S3Store
+from espalier_operator.adapters.prometheus import Prometheus, open_sources
+from espalier_operator.adapters.served import ServedDigests
+from espalier_operator.adapters.traffic.httproute import HTTPRouteRouter
+from espalier_operator.adapters.traffic.replicas import ReplicasRouter
 from espalier_operator.adapters.watches import Caches
 from espalier_operator.controllers.execute import Executor
 from espalier_operator.controllers.health import Health
@@ -24,9 +28,10 @@ from espalier_operator.controllers.loop import Controller, Loops
 from espalier_operator.controllers.model.controller import ModelController
 from espalier_operator.controllers.model.observe import HttpProgress, ModelObserver
 from espalier_operator.controllers.retrain.controller import RetrainController
+from espalier_operator.controllers.rollout.controller import RolloutController
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from espalier_operator.settings import Settings
 
@@ -44,6 +49,8 @@ class Parts:
     recorder: Recorder
     store: S3Store
     progress: HttpProgress
+    sources: Mapping[str, Prometheus]
+    digests: ServedDigests
 
 
 def _model(parts: Parts) -> Controller:
@@ -57,11 +64,26 @@ def _model(parts: Parts) -> Controller:
     )
 
 
+def _rollout(parts: Parts) -> Controller:
+    return RolloutController(
+        caches=parts.caches,
+        executor=parts.executor,
+        routers={
+            "gatewayAPI": HTTPRouteRouter(parts.kube, parts.caches),
+            "replicas": ReplicasRouter(parts.kube, parts.caches),
+        },
+        sources=parts.sources,
+        digests=parts.digests,
+        store=parts.store,
+        server_image=parts.settings.server_image,
+    )
+
+
 def _retrain(parts: Parts) -> Controller:
     return RetrainController(parts.caches, parts.executor)
 
 
-CONTROLLERS: tuple[Callable[[Parts], Controller], ...] = (_model, _retrain)
+CONTROLLERS: tuple[Callable[[Parts], Controller], ...] = (_model, _rollout, _retrain)
 """One maker per kind."""
 
 
@@ -80,7 +102,17 @@ class Runtime:
         recorder = Recorder(kube)
         store = S3Store(settings.store)
         executor = Executor(kube, caches, recorder, store)
-        self.parts = Parts(settings, kube, caches, executor, recorder, store, HttpProgress())
+        self.parts = Parts(
+            settings,
+            kube,
+            caches,
+            executor,
+            recorder,
+            store,
+            HttpProgress(),
+            open_sources(settings.prometheus),
+            ServedDigests(),
+        )
         self.loops = Loops(caches, executor, reconcile_timeout=settings.reconcile_timeout)
         for make in CONTROLLERS:
             self.loops.register(make(self.parts))
@@ -107,6 +139,9 @@ class Runtime:
             self._feeding.cancel()
             await asyncio.gather(self._feeding, return_exceptions=True)
         await self.parts.progress.close()
+        await self.parts.digests.close()
+        for source in self.parts.sources.values():
+            source.close()
         self.parts.store.close()
         await self._client.close()  # type: ignore[no-untyped-call]
 

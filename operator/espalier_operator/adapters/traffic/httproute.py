@@ -139,9 +139,7 @@ def _shape(spec: Mapping[str, Any]) -> object:
     """What of a route's spec is ours besides the weights, without the API server's defaults."""
     rules = spec.get("rules") or [{}]
     paths = [match.get("path", {}).get("value") for match in rules[0].get("matches") or [{}]]
-    parents = [
-        (ref.get("namespace"), ref["name"], ref.get("sectionName")) for ref in spec.get("parentRefs") or ()
-    ]
+    parents = [(ref.get("namespace"), ref["name"], ref.get("sectionName")) for ref in spec.get("parentRefs") or ()]
     ports = [ref.get("port") for ref in rules[0].get("backendRefs") or ()]
     return parents, list(spec.get("hostnames") or ()), paths, ports, len(rules)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from espalier_api.durations import format_time
 from espalier_api.names import GROUP
 from espalier_operator.decisions.rollout.world import Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ANNOTATION: Final = f"{GROUP}/rolled-back"
 LIMIT: Final = 2048
@@ -21,16 +23,18 @@ def annotations_of(mark: Mark | None) -> dict[str, str]:
     if mark is None:
         return {}
     return {
-        ANNOTATION: json.dumps({
-            "version": mark.version,
-            "started": mark.started,
-            "outcome": mark.outcome,
-            "reason": mark.reason,
-            "message": mark.message[:LIMIT],
-            "at": format_time(mark.at),
-            "sli": mark.sli,
-            "evidence": mark.evidence,
-        })
+        ANNOTATION: json.dumps(
+            {
+                "version": mark.version,
+                "started": mark.started,
+                "outcome": mark.outcome,
+                "reason": mark.reason,
+                "message": mark.message[:LIMIT],
+                "at": format_time(mark.at),
+                "sli": mark.sli,
+                "evidence": mark.evidence,
+            }
+        )
     }
 
 

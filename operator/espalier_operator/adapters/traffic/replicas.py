@@ -8,7 +8,6 @@ canary's pods are c of stable's s so that c / (s + c) is the nearest possible to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +21,7 @@ from espalier_operator.decisions.rollout.pods import HALF
 from espalier_operator.decisions.rollout.world import FULL, Capabilities, Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from espalier_operator.adapters.traffic import Target
     from espalier_operator.adapters.watches import Caches

@@ -5,12 +5,11 @@ A route's status was seen ahead of traffic by up to 1.7 s (references/gateway.md
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
 
 class Settling:

@@ -113,9 +113,7 @@ def follow_an_edited_step(view: View) -> Change | None:
     index = min(view.progress.stage, len(view.spec.steps) - 1)
     goes_on = weight < before and index == view.progress.stage
     clock = banked.clock if goes_on else replace(banked.clock, active=ZERO)
-    edited = replace(
-        banked, weight=weight, observed_at=None, clock=clock, stage=index
-    )
+    edited = replace(banked, weight=weight, observed_at=None, clock=clock, stage=index)
     return Change(edited, (Note("StepEdited", f"the step's weight was edited from {before} to {weight}"),))
 
 

@@ -6,9 +6,7 @@ image, no time: aborted, and a person may retry).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.rollout.pods import pods_for
@@ -16,6 +14,9 @@ from espalier_operator.decisions.rollout.progress import Outcome, State
 from espalier_operator.decisions.rollout.world import FULL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
     from espalier_operator.decisions.rollout.view import View
     from espalier_operator.decisions.rollout.world import Pod
 

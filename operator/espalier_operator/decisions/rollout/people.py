@@ -126,4 +126,6 @@ def pause_as_the_spec_says(view: View) -> Change | None:
         return pause(view, PauseReason.SPEC, "spec.paused is true")
     if not view.spec.paused and wait is not None and wait.reason is PauseReason.SPEC:
         return Change(unpause(view), (Note("Resumed", "spec.paused was taken back"),))
+    if wait is not None and wait.reason is PauseReason.PROMOTION and not view.spec.manual_promotion:
+        return move_on(replace(view, progress=unpause(view)), approved=False)
     return None

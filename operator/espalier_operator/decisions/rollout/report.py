@@ -5,13 +5,12 @@ Nothing in it changes on every pass: times are those of transitions, and what is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from espalier_api import conditions as c
-from espalier_api.rollout import Aliases, ArmStatus, CanaryRolloutStatus, Columns, StepStatus
+from espalier_api.rollout import Aliases, ArmStatus, CanaryRolloutStatus, Columns, SliStatus, StepStatus
 from espalier_operator.decisions.judge.verdict import SampleState
 from espalier_operator.decisions.plan import Condition, shorten, upsert
 from espalier_operator.decisions.rollout import memory
@@ -28,7 +27,7 @@ from espalier_operator.decisions.rollout.render import target
 from espalier_operator.decisions.rollout.world import FULL, RolloutSpec, Seen, VersionRef
 
 if TYPE_CHECKING:
-    from espalier_operator.decisions.judge.look import Look
+    from collections.abc import Mapping, Sequence
 
 SECOND = timedelta(seconds=1)
 PROGRESS_REASONS: Mapping[State, str] = {
@@ -76,10 +75,8 @@ def status_of(picture: Picture, before: Mapping[str, Any]) -> dict[str, Any]:
         columns=_columns(picture),
     ).dump()
     existing: Sequence[Mapping[str, Any]] = before.get("conditions") or ()
-    status["conditions"] = upsert(
-        existing, conditions(picture), generation=picture.spec.generation, now=picture.now
-    )
-    status["slis"] = [dict(entry) for entry in picture.looks.values()]
+    status["conditions"] = upsert(existing, conditions(picture), generation=picture.spec.generation, now=picture.now)
+    status["slis"] = [SliStatus.model_validate(entry).dump() for entry in picture.looks.values()]
     return status
 
 
@@ -187,7 +184,9 @@ def conditions(picture: Picture) -> tuple[Condition, ...]:
 
 def _spec_valid(picture: Picture) -> Condition:
     if not picture.model_found:
-        return Condition(c.SPEC_VALID, "False", c.MODEL_NOT_FOUND, "spec.modelRef names no RegularizedModel here; create it")
+        return Condition(
+            c.SPEC_VALID, "False", c.MODEL_NOT_FOUND, "spec.modelRef names no RegularizedModel here; create it"
+        )
     problems = picture.spec.problems
     if not problems:
         return Condition(c.SPEC_VALID, "True", c.VALID)
@@ -208,7 +207,9 @@ def _available(picture: Picture) -> Condition:
     if ready and serving:
         return Condition(c.AVAILABLE, "True", c.STABLE_AVAILABLE, f"{stable.name} serves")
     why = "its pods are not ready" if not ready else "its route does not exist yet"
-    return Condition(c.AVAILABLE, "False", c.STABLE_UNHEALTHY if not ready else c.ROUTE_PENDING, f"{stable.name}: {why}")
+    return Condition(
+        c.AVAILABLE, "False", c.STABLE_UNHEALTHY if not ready else c.ROUTE_PENDING, f"{stable.name}: {why}"
+    )
 
 
 def _progressing(picture: Picture) -> Condition:
@@ -255,7 +256,9 @@ def _route(picture: Picture) -> Condition:
     if traffic.problem:
         return Condition(c.ROUTE_ACCEPTED, "False", c.ROUTE_REJECTED, traffic.problem)
     if not traffic.weights:
-        return Condition(c.ROUTE_ACCEPTED, "Unknown", c.ROUTE_PENDING, "no route yet: it is written when a pod is ready")
+        return Condition(
+            c.ROUTE_ACCEPTED, "Unknown", c.ROUTE_PENDING, "no route yet: it is written when a pod is ready"
+        )
     if not traffic.settled:
         return Condition(c.ROUTE_ACCEPTED, "Unknown", c.ROUTE_PENDING, "the router has not accepted the latest weights")
     return Condition(c.ROUTE_ACCEPTED, "True", c.ROUTE_OBSERVED, traffic.note)
@@ -270,8 +273,3 @@ def _ready(picture: Picture) -> Condition:
     if picture.progress.state is State.ROLLING_BACK:
         return Condition(c.READY, "False", progressing.reason, progressing.message)
     return Condition(c.READY, "True", progressing.reason, progressing.message)
-
-
-def entries(looks: Sequence[Look]) -> dict[str, Mapping[str, Any]]:
-    """Status entries by SLI."""
-    return {look.name: look.status for look in looks}

@@ -5,14 +5,13 @@ A refused field stops starts and rises (condition SpecValid=False), never a roll
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.judge.compile import problems as sli_problems
 from espalier_operator.decisions.rollout.world import (
-    BlindPolicy,
     Blindness,
+    BlindPolicy,
     Capabilities,
     Patience,
     RolloutSpec,
@@ -21,7 +20,7 @@ from espalier_operator.decisions.rollout.world import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from espalier_api.analysis import OnNoData, OnSourceDown
     from espalier_api.rollout import CanaryRolloutSpec

@@ -171,7 +171,8 @@ def _blind_for_too_long(view: View, hold: Hold, policy: Blindness) -> Change:
     if view.progress.pause is not None:
         return Change(expired)
     reason = PauseReason.SOURCE_DOWN if hold.reason == SampleState.SOURCE_DOWN else PauseReason.NO_DATA
-    return pause(replace(view, progress=expired), reason, message)
+    waiting = pause(view, reason, message)  # banks the clock before the hold counts as expired: blind time is no time
+    return replace(waiting, progress=replace(waiting.progress, hold=expired.hold))
 
 
 def blind_reading(view: View) -> Reading | None:

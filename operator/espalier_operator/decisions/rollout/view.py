@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.judge.verdict import SampleState
 from espalier_operator.decisions.rollout.plan import Note
@@ -24,6 +24,9 @@ from espalier_operator.decisions.rollout.progress import (
     stage_of,
 )
 from espalier_operator.decisions.rollout.world import BlindPolicy, RolloutSpec, Seen, Span, Step, VersionRef
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""CanaryRollout: how a passing version takes over traffic, and how it is undone."""
