@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +83,28 @@ class Workshop:
         fresh.unlink(missing_ok=True)
         with progress.step(f"image {archive.ref}"), staged(image) as context:
             job = engines.Job(archive.ref, image.dockerfile, context, arguments, log)
+            if deps := self._dependencies(image, job, progress):
+                job = replace(job, arguments={**arguments, "DEPS": deps})
             self.engine.build(job, progress)
             self.engine.save(archive.ref, fresh, log)
             fresh.rename(archive.path)
+
+    def _dependencies(self, image: Image, job: engines.Job, progress: Progress) -> str:
+        """Build the image that holds all but our source, if it is missing; empty if there is no such stage.
+
+        A layer cache alone would do, but it hashes 500 MB of Python packages to find that nothing changed.
+        """
+        digest = image.dependencies_digest(self.base.identity)
+        if not digest:
+            return ""
+        path = f"localhost/espalier-deps-{image.name}"
+        ref = f"{path}:{digest}"
+        if not self.engine.has(ref):
+            self.engine.build(replace(job, ref=ref, target="deps"), progress)
+            for old in self.engine.tags(path):
+                if old != ref:
+                    self.engine.remove(old)
+        return ref
 
     def prune(self, progress: Progress) -> None:
         """Delete archives and images that newer ones have replaced."""

@@ -57,15 +57,18 @@ class Image:
         """The public base that the Dockerfile names; ``scratch`` needs none."""
         return recipe.default_argument(self.dockerfile.read_text(), "BASE_IMAGE")
 
-    def files(self) -> dict[str, Path]:
+    def files(self, text: str | None = None) -> dict[str, Path]:
         """Path in the context -> file, for everything that the Dockerfile copies except what is made.
+
+        Args:
+            text: the part of the Dockerfile to look at; all of it by default.
 
         Raises:
             ImageError: something that is copied does not exist.
 
         """
         found: dict[str, Path] = {}
-        for source in recipe.copied(self.dockerfile.read_text(), name=self.name):
+        for source in recipe.copied(self.dockerfile.read_text() if text is None else text, name=self.name):
             if source in self.made:
                 continue
             path = self.root / source
@@ -77,14 +80,21 @@ class Image:
             found |= {str(file.relative_to(self.root)): file for file in _plain_files(path)}
         return found
 
-    def digest(self, base: str, arguments: Mapping[str, str] | None = None) -> str:
+    def digest(self, base: str) -> str:
         """The content hash that is the image's tag.
 
         Args:
             base: what identifies the base: a recipe's hash, or a reference.
-            arguments: further build arguments.
 
         """
+        return self._digest(base, self.dockerfile.read_text(), self.made)
+
+    def dependencies_digest(self, base: str) -> str:
+        """The content hash of the ``deps`` stage; empty if the Dockerfile has none."""
+        part = recipe.dependencies(self.dockerfile.read_text())
+        return self._digest(base, part, {}) if part else ""
+
+    def _digest(self, base: str, text: str, made: Mapping[str, Made]) -> str:
         total = hashlib.sha256()
 
         def add(*parts: str | bytes) -> None:
@@ -92,13 +102,11 @@ class Image:
                 data = part.encode() if isinstance(part, str) else part
                 total.update(len(data).to_bytes(8, "big") + data)
 
-        add("base", "" if self.default_base == "scratch" else base, "dockerfile", self.dockerfile.read_bytes())
-        for key, value in sorted((arguments or {}).items()):
-            add("argument", key, value)
-        for inside, file in sorted(self.files().items()):
+        add("base", "" if self.default_base == "scratch" else base, "dockerfile", text)
+        for inside, file in sorted(self.files(text).items()):
             add("file", inside, "x" if file.stat().st_mode & 0o100 else "-", file.read_bytes())
-        for inside, made in sorted(self.made.items()):
-            add("made", inside, made.key())
+        for inside, each in sorted(made.items()):
+            add("made", inside, each.key())
         return total.hexdigest()[:HASH_LENGTH]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENGINES = ("buildah", "docker", "podman")
 VARIABLE = "ESPALIER_IMAGES_ENGINE"
+_REFERENCE = "{{.Name}}:{{.Tag}}"
 _CERTIFICATES = Path("/etc/ssl/certs")
 
 
@@ -33,6 +34,7 @@ class Job:
         context: the folder that COPY reads.
         arguments: build arguments.
         log: where the output goes.
+        target: the stage to build; the last if empty.
 
     """
 
@@ -41,6 +43,13 @@ class Job:
     context: Path
     arguments: Mapping[str, str]
     log: Path
+    target: str = ""
+
+    def flags(self) -> list[str]:
+        """What buildah, docker and podman take alike."""
+        arguments = [f for key, value in sorted(self.arguments.items()) for f in ("--build-arg", f"{key}={value}")]
+        target = ["--target", self.target] if self.target else []
+        return [*arguments, *target, "--file", str(self.dockerfile), "--tag", self.ref, str(self.context)]
 
 
 class Engine(Protocol):
@@ -65,13 +74,11 @@ class Engine(Protocol):
     def save(self, ref: str, target: Path, log: Path) -> None:
         """Write a docker-archive: not compressed, which is quicker to write and to load than to compress."""
 
+    def tags(self, path: str) -> list[str]:
+        """The references that it holds of an image's path without tag."""
+
     def remove(self, ref: str) -> None:
         """Forget an image; not an error if it isn't there."""
-
-
-def argument_flags(arguments: Mapping[str, str]) -> list[str]:
-    """``--build-arg`` flags in a stable order."""
-    return [flag for key, value in sorted(arguments.items()) for flag in ("--build-arg", f"{key}={value}")]
 
 
 @dataclass(frozen=True)
@@ -118,10 +125,7 @@ class Buildah:
     def build_argv(self, job: Job) -> list[str]:
         """The build. The machine's CA folder is lent to it: pip and apt then trust what the machine trusts."""
         lent = ["--volume", f"{_CERTIFICATES}:{_CERTIFICATES}:ro"] if _CERTIFICATES.is_dir() else []
-        return self.argv(
-            "bud", "--layers", "--isolation", "chroot", *lent, *argument_flags(job.arguments),
-            "--file", str(job.dockerfile), "--tag", job.ref, str(job.context),
-        )  # fmt: skip
+        return self.argv("bud", "--layers", "--force-rm", "--isolation", "chroot", *lent, *job.flags())
 
     def build(self, job: Job, progress: Progress) -> None:
         """Run the build."""
@@ -134,6 +138,10 @@ class Buildah:
         """Push into a docker-archive."""
         argv = self.argv("push", "--quiet", ref, f"docker-archive:{target}:{ref}")
         command.run(argv, log=log, what=f"archive of {ref}", remedy="see the log; is the disk full? (df -h)")
+
+    def tags(self, path: str) -> list[str]:
+        """Ask the storage."""
+        return command.output(self.argv("images", "--format", _REFERENCE, path)).split()
 
     def remove(self, ref: str) -> None:
         """Delete the image and the layers that only it had."""
@@ -164,10 +172,7 @@ class Daemon:
 
     def build_argv(self, job: Job) -> list[str]:
         """The build."""
-        return [
-            self.name, "build", *argument_flags(job.arguments),
-            "--file", str(job.dockerfile), "--tag", job.ref, str(job.context),
-        ]  # fmt: skip
+        return [self.name, "build", *job.flags()]
 
     def build(self, job: Job, progress: Progress) -> None:
         """Run the build."""
@@ -180,6 +185,12 @@ class Daemon:
         """Save a docker-archive, which is docker's only format and podman's default."""
         argv = [self.name, "save", "--output", str(target), ref]
         command.run(argv, log=log, what=f"archive of {ref}", remedy="see the log; is the disk full? (df -h)")
+
+    def tags(self, path: str) -> list[str]:
+        """Ask the engine."""
+        return command.output(
+            [self.name, "images", "--format", _REFERENCE.replace(".Name", ".Repository"), path]
+        ).split()
 
     def remove(self, ref: str) -> None:
         """Untag; the engine's own pruning takes the layers."""

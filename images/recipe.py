@@ -63,3 +63,12 @@ def default_argument(text: str, argument: str) -> str:
         if instruction == "ARG" and key == argument:
             return value
     return ""
+
+
+def dependencies(text: str) -> str:
+    """The part of a Dockerfile that makes its ``deps`` stage, which has no source of ours; empty if it has none.
+
+    It ends before the last stage, which begins with ``FROM ${DEPS}``.
+    """
+    part, separator, _ = text.partition("\nFROM ${DEPS}\n")
+    return part if separator else ""

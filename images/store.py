@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-# Two of each: the one in use, and the one to go back to when a change is undone.
-KEPT = 2
+# Three of each: the one in use, the one to go back to, and one that a slower process may be about to load.
+KEPT = 3
 
 
 @dataclass(frozen=True)
