@@ -1,0 +1,182 @@
+"""The chart as Helm renders it, and the table of rights behind it. Rendering is checked wherever a helm is at hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.paths import cache_root
+from espalier_operator import rbac
+from espalier_operator.adapters.resources import AUTOSCALERS, CHILDREN, EVENTS, OWN
+
+ROOT = Path(__file__).resolve().parents[3]
+CHART = ROOT / "charts" / "espalier"
+
+
+# --- rights --------------------------------------------------------------------------------------------------------------
+def allowed(verb: str, group: str, resource: str) -> bool:
+    return any(
+        verb in rule.verbs and group in rule.apiGroups and resource in rule.resources
+        for rule in (*rbac.OPERATOR, *rbac.CLUSTER)
+    )
+
+
+def test_the_charts_rules_are_the_tables() -> None:
+    assert rbac.main(["--check"]) == 0
+
+
+def test_no_wildcards_no_secrets_no_escalation() -> None:
+    for rule in (*rbac.OPERATOR, *rbac.CLUSTER, *rbac.VIEW, *rbac.EDIT):
+        assert not {"*"} & {*rule.apiGroups, *rule.resources, *rule.verbs}
+        assert not {"secrets", "serviceaccounts/token", "pods/exec", "nodes"} & set(rule.resources)
+        assert "rbac.authorization.k8s.io" not in rule.apiGroups
+    for rule in (*rbac.OPERATOR, *rbac.CLUSTER):
+        assert not {"update", "deletecollection", "impersonate", "escalate", "bind"} & set(rule.verbs)
+
+
+def test_specs_of_retrain_policies_cannot_be_written_at_all() -> None:
+    assert not allowed("patch", "espalier.dev", "retrainpolicies")
+
+
+@pytest.mark.parametrize("resource", [*OWN, *CHILDREN], ids=lambda resource: resource.plural)
+def test_everything_that_is_watched_may_be_watched(resource: Any) -> None:
+    assert all(allowed(verb, resource.group, resource.plural) for verb in ("list", "watch"))
+
+
+def test_everything_that_is_applied_may_be_applied() -> None:
+    for resource in (*CHILDREN, AUTOSCALERS):
+        if resource.plural != "pods":
+            assert all(allowed(verb, resource.group, resource.plural) for verb in ("create", "patch", "delete"))
+    assert allowed("create", EVENTS.group, EVENTS.plural)
+    assert all(allowed("patch", resource.group, f"{resource.plural}/status") for resource in OWN)
+
+
+# --- rendering -------------------------------------------------------------------------------------------------------------
+def helms() -> dict[str, str]:
+    """Helm 3 and 4 from the cluster's cache, else the one on the PATH. Nothing is built here: that takes minutes."""
+    cached = {path.parent.name.rpartition("-")[0]: str(path) for path in sorted(cache_root().glob("bin/helm*/helm"))}
+    on_path = shutil.which("helm")
+    return cached or ({"helm": on_path} if on_path else {})
+
+
+def render(helm: str, **values: Any) -> list[dict[str, Any]]:
+    command = [
+        helm,
+        "template",
+        "espalier",
+        str(CHART),
+        "--namespace",
+        "espalier-system",
+        "--kube-version",
+        "1.36.4",
+        "--values",
+        "-",
+    ]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ValueError(done.stderr)
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+HELMS = helms()
+
+
+@pytest.fixture(params=HELMS or [pytest.param("none", id="no helm here")])
+def helm(request: pytest.FixtureRequest) -> str:
+    return HELMS.get(request.param, "")
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [each for each in objects if each["kind"] == kind]
+
+
+def test_the_operator_meets_its_own_standard(helm: str) -> None:
+    if not helm:
+        return
+    (deployment,) = of_kind(render(helm), "Deployment")
+    assert deployment["metadata"]["name"] == "espalier"
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["limits"]["memory"]
+    assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+
+
+def test_settings_arrive_and_restart_the_pod(helm: str) -> None:
+    if not helm:
+        return
+    source = {"default": {"url": "http://p:9090", "lag": "4s"}}
+    objects = render(helm, prometheus=source, s3={"endpointUrl": "http://s3:8333", "secretName": "espalier-s3"})
+    (config_map,) = of_kind(objects, "ConfigMap")
+    assert json.loads(config_map["data"]["settings.json"]) == {
+        "prometheus": source,
+        "s3": {"endpointUrl": "http://s3:8333"},
+    }
+    template = of_kind(objects, "Deployment")[0]["spec"]["template"]
+    assert template["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "espalier-s3"}}]
+    other = of_kind(render(helm), "Deployment")[0]["spec"]["template"]
+    assert (
+        template["metadata"]["annotations"]["checksum/settings"]
+        != other["metadata"]["annotations"]["checksum/settings"]
+    )
+
+
+def test_namespaces_mean_roles_and_nothing_cluster_wide_but_gateway_classes(helm: str) -> None:
+    if not helm:
+        return
+    objects = render(helm, namespaces=["a", "b"], rbac={"aggregate": False})
+    assert sorted(role["metadata"]["namespace"] for role in of_kind(objects, "Role")) == ["a", "b"]
+    assert [rule["resources"] for role in of_kind(objects, "ClusterRole") for rule in role["rules"]] == [
+        ["gatewayclasses"]
+    ]
+    env = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "ESPALIER_NAMESPACES", "value": "a,b"} in env
+
+
+def test_the_cluster_role_is_the_table(helm: str) -> None:
+    if not helm:
+        return
+    role = next(each for each in of_kind(render(helm), "ClusterRole") if each["metadata"]["name"] == "espalier")
+    assert role["rules"] == json.loads(rbac.rendered())["operator"]
+
+
+def test_crds_are_kept_unless_told_otherwise(helm: str) -> None:
+    if not helm:
+        return
+    kept, dropped = render(helm), render(helm, crds={"keep": False})
+    assert len(of_kind(kept, "CustomResourceDefinition")) == 3
+    for crd in of_kind(kept, "CustomResourceDefinition"):
+        assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert not any("annotations" in crd["metadata"] for crd in of_kind(dropped, "CustomResourceDefinition"))
+    assert of_kind(render(helm, crds={"enabled": False}), "CustomResourceDefinition") == []
+
+
+@pytest.mark.parametrize(
+    "values", [{"bogus": 1}, {"image": ""}, {"namespaces": ["Not_A_Name"]}, {"prometheus": {"a": {}}}]
+)
+def test_wrong_values_are_refused(helm: str, values: dict[str, Any]) -> None:
+    if not helm:
+        return
+    with pytest.raises(ValueError, match="schema"):
+        render(helm, **values)
+
+
+def test_every_value_is_explained() -> None:
+    """Each top-level key of values.yaml has a comment in the lines above it or inside it."""
+    lines = (CHART / "values.yaml").read_text().splitlines()
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    keys = set(yaml.safe_load("\n".join(lines)))
+    assert keys <= set(schema["properties"])
+    commented = {number for number, line in enumerate(lines) if line.lstrip().startswith("#")}
+    for number, line in enumerate(lines):
+        if line and not line.startswith((" ", "#", "-")):
+            assert commented & set(range(max(0, number - 3), number + 3)), f"values.yaml: {line} has no comment"
