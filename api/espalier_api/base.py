@@ -6,11 +6,23 @@ Python predicate for everything that runs without one (lint, controller, trainer
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from annotated_types import MaxLen
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -91,9 +103,29 @@ class ApiModel(BaseModel):
 
 
 class StatusModel(ApiModel):
-    """Base of what controllers write: fields of a newer version are ignored, so that an older operator can read them."""
+    """Base of what controllers write. A status is never lost over its form: fields of a newer version are ignored, so that an older
+    operator can read them; a text that is longer than its bound is cut; an infinite number becomes the largest one.
+    """
 
     model_config = ConfigDict(extra="ignore")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _fit(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - validators see anything
+        if isinstance(value, float) and math.isinf(value):
+            return math.copysign(sys.float_info.max, value)
+        if isinstance(value, str) and (limit := cls._longest(info.field_name or "")) is not None and len(value) > limit:
+            return f"{value[: limit - 1]}…"
+        return value
+
+    @classmethod
+    @cache
+    def _longest(cls, field: str) -> int | None:
+        """The bound of a text field, unless a pattern gives its form: those are names, and a cut name is another name."""
+        metadata = cls.model_fields[field].metadata
+        if any(getattr(item, "pattern", None) for item in metadata):
+            return None
+        return next((item.max_length for item in metadata if isinstance(item, MaxLen)), None)
 
 
 class Resource(StatusModel):

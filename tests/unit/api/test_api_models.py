@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from pydantic import ValidationError
 from espalier_api import conditions, metrics
 from espalier_api.artifact import Manifest, version_digest
 from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
-from espalier_api.model import RegularizedModel
+from espalier_api.model import RegularizedModel, VersionStatus
 from espalier_api.problems import problems
 from espalier_api.regularizers import BLOCKS, Block, Regularizers, Schedule
-from espalier_api.rollout import CanaryRolloutStatus
+from espalier_api.rollout import CanaryRolloutStatus, SliStatus
 from espalier_api.serving import ServingConfig
 from espalier_api.training import TERMINATION_MESSAGE_BYTES, TrainingResult
 
@@ -44,6 +45,18 @@ def test_unknown_fields_are_refused_where_people_write() -> None:
 def test_unknown_fields_are_ignored_in_status() -> None:
     """An operator that was rolled back reads what its successor wrote."""
     assert CanaryRolloutStatus.model_validate({"phase": "Idle", "ofTheFuture": 1}).phase == "Idle"
+
+
+def test_a_status_is_never_lost_over_its_form() -> None:
+    """A scheduler's endless message, or evidence beyond every float, must not stop a rollback."""
+    sli = SliStatus.model_validate({"name": "errors", "message": "x" * 5000, "evidence": float("inf"), "logE": [1.0]})
+    assert sli.message is not None
+    assert len(sli.message) == 1024
+    assert sli.message.endswith("x…")
+    assert sli.evidence == sys.float_info.max
+    json.loads(sli.to_json())
+    with pytest.raises(ValidationError):
+        VersionStatus.model_validate({"version": "v" + "1" * 40, "state": "Candidate"})
 
 
 def test_missing_and_wrong_fields_are_named() -> None:
