@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,18 +38,21 @@ def loadgen_image() -> str:
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, loadgen_image: str) -> Iterator[World]:
-    """A fresh namespace with credentials and snapshots; its objects and itself are deleted afterwards, also when the test failed."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
-    kube = Kubectl(f"e2e-{name}")
-    world = World(kube, loadgen_image)
-    _remove(kube)
+    """A namespace of its own, never used before: version numbers continue from what S3 has ever held below a name.
+
+    Its objects, its artifacts and itself are deleted afterwards, also when the test failed.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).removeprefix("test-")[:30].strip("-")
+    world = World(Kubectl(f"e2e-{name}-{secrets.token_hex(3)}"), loadgen_image)
     world.prepare()
     yield world
-    _remove(kube)
+    _remove(world)
 
 
-def _remove(kube: Kubectl) -> None:
-    """Delete the custom resources while the operator can finalize them, then the namespace."""
+def _remove(world: World) -> None:
+    """Delete the custom resources while the operator can finalize them, then the artifacts and the namespace."""
+    kube = world.kube
     for kind in ("canaryrollouts.espalier.dev", "regularizedmodels.espalier.dev", "retrainpolicies.espalier.dev"):
         kube.run("delete", kind, "--all", "--wait=true", "--timeout=60s", "--ignore-not-found", check=False)
-    kube.run("delete", "namespace", kube.namespace, "--ignore-not-found", "--wait=true", "--timeout=120s")
+    world.forget_versions()
+    kube.run("delete", "namespace", kube.namespace, "--ignore-not-found", "--wait=false")

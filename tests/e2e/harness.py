@@ -145,6 +145,9 @@ class World:
     def prepare(self) -> None:
         """Namespace (restricted pod security), the tenant's secret, the snapshots."""
         prepare(self.kube, load_digits())
+
+    def forget_versions(self) -> None:
+        """Delete the artifacts of the namespace's model from S3."""
         forget_versions(self.kube, "digits")
 
     @contextmanager
