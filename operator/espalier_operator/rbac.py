@@ -38,17 +38,12 @@ OPERATOR: Final = (
     Rule((GROUP,), tuple(f"{plural}/status" for plural in (PLURAL_MODEL, PLURAL_ROLLOUT, PLURAL_RETRAIN)), ("patch",)),
     Rule(("batch",), ("jobs",), (*READ, *APPLY, "delete")),
     Rule(("apps",), ("deployments",), (*READ, *APPLY, "delete")),
-    Rule(("autoscaling",), ("horizontalpodautoscalers",), (*READ, *APPLY, "delete")),
     Rule(("",), ("configmaps", "services"), (*READ, *APPLY, "delete")),
     Rule(("",), ("pods",), READ),
     Rule(("",), ("events",), ("create",)),
     Rule(("gateway.networking.k8s.io",), ("httproutes",), (*READ, *APPLY, "delete")),
-    Rule(("gateway.networking.k8s.io",), ("gateways",), ("get",)),
 )
-"""In every watched namespace."""
-
-CLUSTER: Final = (Rule(("gateway.networking.k8s.io",), ("gatewayclasses",), ("get",)),)
-"""What has no namespace: which controller a Gateway belongs to, for the table of its capabilities."""
+"""In every watched namespace; nothing is needed outside of them."""
 
 VIEW: Final = (Rule((GROUP,), (PLURAL_MODEL, PLURAL_ROLLOUT, PLURAL_RETRAIN), READ),)
 """Added to the built-in role view."""
@@ -65,7 +60,7 @@ EDIT: Final = (
 
 def rendered() -> str:
     """The chart's file."""
-    tables = {"operator": OPERATOR, "cluster": CLUSTER, "view": VIEW, "edit": EDIT}
+    tables = {"operator": OPERATOR, "view": VIEW, "edit": EDIT}
     document = {name: [asdict(rule) for rule in rules] for name, rules in tables.items()}
     return json.dumps(document, indent=2) + "\n"
 

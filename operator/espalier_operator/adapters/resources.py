@@ -1,5 +1,6 @@
 """The kinds that the operator reads or writes, with their API paths; RBAC (`espalier_operator.rbac`) has a rule for
-each."""
+each.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,6 @@ SERVICES: Final = Resource("v1", "Service", "services")
 EVENTS: Final = Resource("v1", "Event", "events")
 JOBS: Final = Resource("batch/v1", "Job", "jobs")
 DEPLOYMENTS: Final = Resource("apps/v1", "Deployment", "deployments")
-AUTOSCALERS: Final = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 HTTP_ROUTES: Final = Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 MODELS: Final = Resource(names.API_VERSION, names.KIND_MODEL, names.PLURAL_MODEL)
 ROLLOUTS: Final = Resource(names.API_VERSION, names.KIND_ROLLOUT, names.PLURAL_ROLLOUT)
@@ -57,9 +57,7 @@ CHILDREN: Final = (JOBS, PODS, CONFIG_MAPS, SERVICES, DEPLOYMENTS, HTTP_ROUTES)
 OPTIONAL: Final = (HTTP_ROUTES,)
 """Kinds whose CRD may be missing; then their cache is empty and counts as synced."""
 
-_BY_KIND: Final = {
-    (resource.api_version, resource.kind): resource for resource in (*OWN, *CHILDREN, AUTOSCALERS, EVENTS)
-}
+_BY_KIND: Final = {(resource.api_version, resource.kind): resource for resource in (*OWN, *CHILDREN, EVENTS)}
 
 
 def resource_of(api_version: str, kind: str) -> Resource:

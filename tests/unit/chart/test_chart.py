@@ -13,7 +13,7 @@ import yaml
 
 from cluster.paths import cache_root
 from espalier_operator import rbac
-from espalier_operator.adapters.resources import AUTOSCALERS, CHILDREN, EVENTS, OWN
+from espalier_operator.adapters.resources import CHILDREN, EVENTS, OWN
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "espalier"
@@ -21,10 +21,7 @@ CHART = ROOT / "charts" / "espalier"
 
 # --- rights --------------------------------------------------------------------------------------------------------------
 def allowed(verb: str, group: str, resource: str) -> bool:
-    return any(
-        verb in rule.verbs and group in rule.apiGroups and resource in rule.resources
-        for rule in (*rbac.OPERATOR, *rbac.CLUSTER)
-    )
+    return any(verb in rule.verbs and group in rule.apiGroups and resource in rule.resources for rule in rbac.OPERATOR)
 
 
 def test_the_charts_rules_are_the_tables() -> None:
@@ -32,11 +29,11 @@ def test_the_charts_rules_are_the_tables() -> None:
 
 
 def test_no_wildcards_no_secrets_no_escalation() -> None:
-    for rule in (*rbac.OPERATOR, *rbac.CLUSTER, *rbac.VIEW, *rbac.EDIT):
+    for rule in (*rbac.OPERATOR, *rbac.VIEW, *rbac.EDIT):
         assert not {"*"} & {*rule.apiGroups, *rule.resources, *rule.verbs}
         assert not {"secrets", "serviceaccounts/token", "pods/exec", "nodes"} & set(rule.resources)
         assert "rbac.authorization.k8s.io" not in rule.apiGroups
-    for rule in (*rbac.OPERATOR, *rbac.CLUSTER):
+    for rule in rbac.OPERATOR:
         assert not {"update", "deletecollection", "impersonate", "escalate", "bind"} & set(rule.verbs)
 
 
@@ -50,7 +47,7 @@ def test_everything_that_is_watched_may_be_watched(resource: Any) -> None:
 
 
 def test_everything_that_is_applied_may_be_applied() -> None:
-    for resource in (*CHILDREN, AUTOSCALERS):
+    for resource in CHILDREN:
         if resource.plural != "pods":
             assert all(allowed(verb, resource.group, resource.plural) for verb in ("create", "patch", "delete"))
     assert allowed("create", EVENTS.group, EVENTS.plural)
@@ -130,14 +127,12 @@ def test_settings_arrive_and_restart_the_pod(helm: str) -> None:
     )
 
 
-def test_namespaces_mean_roles_and_nothing_cluster_wide_but_gateway_classes(helm: str) -> None:
+def test_namespaces_mean_roles_and_nothing_cluster_wide(helm: str) -> None:
     if not helm:
         return
     objects = render(helm, namespaces=["a", "b"], rbac={"aggregate": False})
     assert sorted(role["metadata"]["namespace"] for role in of_kind(objects, "Role")) == ["a", "b"]
-    assert [rule["resources"] for role in of_kind(objects, "ClusterRole") for rule in role["rules"]] == [
-        ["gatewayclasses"]
-    ]
+    assert of_kind(objects, "ClusterRole") == of_kind(objects, "ClusterRoleBinding") == []
     env = of_kind(objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "ESPALIER_NAMESPACES", "value": "a,b"} in env
 
