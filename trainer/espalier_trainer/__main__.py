@@ -1,6 +1,7 @@
 """`python -m espalier_trainer --job /etc/espalier/job/job.json`: the process boundary.
 
-Every end is an exit code and a termination message."""
+Every end is an exit code and a termination message.
+"""
 
 from __future__ import annotations
 

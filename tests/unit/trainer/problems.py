@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from espalier_api.regularizers import Regularizers
 from torch import nn
 
+from espalier_api.regularizers import Regularizers
 from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
 from espalier_trainer.protocol import PlanContext, Regularizer, lookup

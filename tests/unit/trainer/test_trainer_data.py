@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from espalier_api.data import Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espalier_api.data import Split
 from espalier_trainer import rng
 from espalier_trainer.data import load, splits, tables
 from espalier_trainer.data.dataset import Dataset, DataSpec, build
 from espalier_trainer.errors import DataProblemError, SnapshotChangedError
 from espalier_trainer.preprocessing import Standardizer
 from espalier_trainer.storage import FolderStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def parquet(folder: Path, name: str, **columns: Any) -> None:
@@ -66,7 +69,9 @@ def test_pickles_in_npz_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, SPEC, "d.npz", "npz")
 
 
-@pytest.mark.parametrize("name, content", [("d.parquet", b"PAR1 not really"), ("d.npz", b"PK\x03\x04torn"), ("d.csv", b"a,b\n1,2,3\n")])
+@pytest.mark.parametrize(
+    "name, content", [("d.parquet", b"PAR1 not really"), ("d.npz", b"PK\x03\x04torn"), ("d.csv", b"a,b\n1,2,3\n")]
+)
 def test_torn_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     refused(tmp_path, SPEC, name, "not a readable")
@@ -104,7 +109,11 @@ def test_markers_are_not_data_and_nothing_is_an_error(tmp_path: Path) -> None:
     "change, spec, words",
     [
         ({"label": ["x", None, "x", "y"]}, SPEC, ("d.parquet, row 1", "'label'", "target is missing", "1 of 4")),
-        ({"a": [1.0, 2.0, float("nan"), 4.0]}, SPEC, ("d.parquet, row 2", "'a'", "feature is missing, NaN or infinite")),
+        (
+            {"a": [1.0, 2.0, float("nan"), 4.0]},
+            SPEC,
+            ("d.parquet, row 2", "'a'", "feature is missing, NaN or infinite"),
+        ),
         ({"a": [1.0, 2.0, 3.0, float("inf")]}, SPEC, ("row 3", "'a'")),
         ({"a": [1.0, 2.0, 3.0, 1e300]}, SPEC, ("row 3", "32-bit")),
         ({"a": ["red", "blue", "red", "blue"]}, SPEC, ("'a'", "must be numeric, found 'red'", "features.exclude")),
@@ -115,7 +124,11 @@ def test_markers_are_not_data_and_nothing_is_an_error(tmp_path: Path) -> None:
         ({"b": [0, 0, 0, 0]}, DataSpec(target="label", weight="b"), ("all weights are 0",)),
         ({"label": ["x"] * 4}, SPEC, ("only one class",)),
         ({}, DataSpec(target="label", exclude=("*",)), ("leave no feature",)),
-        ({"label": [1.0, 2.0, float("nan"), 3.0]}, DataSpec(target="label", regression=True), ("row 2", "'label'", "target is missing")),
+        (
+            {"label": [1.0, 2.0, float("nan"), 3.0]},
+            DataSpec(target="label", regression=True),
+            ("row 2", "'label'", "target is missing"),
+        ),
         ({}, DataSpec(target="label", regression=True), ("'label'", "a target must be numeric, found 'x'")),
         ({"b": [None, 1.0, 2.0, 3.0]}, DataSpec(target="label", time="b"), ("row 0", "time is missing")),
     ],
@@ -147,7 +160,11 @@ def test_roles_are_no_features(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values, classes",
-    [([10, 9, 2, 10], ("2", "9", "10")), ([1.0, 0.0, 1.0, 0.5], ("0", "0.5", "1")), ([True, False, True, True], ("false", "true"))],
+    [
+        ([10, 9, 2, 10], ("2", "9", "10")),
+        ([1.0, 0.0, 1.0, 0.5], ("0", "0.5", "1")),
+        ([True, False, True, True], ("false", "true")),
+    ],
 )
 def test_classes_are_inferred_in_natural_order(tmp_path: Path, values: list[Any], classes: tuple[str, ...]) -> None:
     parquet(tmp_path, "d.parquet", **{**GOOD, "label": values})
@@ -178,14 +195,19 @@ def test_splits_are_disjoint_complete_and_seed_stable(n: int, seed: int, strateg
     try:
         parts = splits.split(data, spec)
     except DataProblemError:
-        assert strategy in {"group", "time"}  # too few groups or instants for four parts, or a class only in other parts
+        assert strategy in {
+            "group",
+            "time",
+        }  # too few groups or instants for four parts, or a class only in other parts
         return
     rows = np.concatenate(list(parts.values()))
     assert sorted(rows.tolist()) == list(range(n))
     again = splits.split(data, spec)
     assert all(np.array_equal(parts[name], again[name]) for name in parts)
     if strategy in {"stratified", "random"}:
-        assert [len(parts[name]) for name in ("validation", "calibration", "test")] == pytest.approx([0.2 * n, 0.1 * n, 0.2 * n], abs=1)
+        assert [len(parts[name]) for name in ("validation", "calibration", "test")] == pytest.approx(
+            [0.2 * n, 0.1 * n, 0.2 * n], abs=1
+        )
     if strategy == "stratified":
         for k in range(3):
             share = (data.y == k).mean()
@@ -195,7 +217,7 @@ def test_splits_are_disjoint_complete_and_seed_stable(n: int, seed: int, strateg
         assert sum(map(len, owners)) == len(set.union(*owners))
     if strategy == "time":
         order = [data.time[parts[name]] for name in ("train", "validation", "calibration", "test")]
-        assert all(a.max() < b.min() for a, b in zip(order, order[1:], strict=False))
+        assert all(a.max() < b.min() for a, b in itertools.pairwise(order))
 
 
 def test_splits_are_pinned() -> None:

@@ -78,7 +78,10 @@ def test_a_calibrated_model_shows_the_null_of_its_size(n: int, expected: float) 
 
 
 def test_excess_is_zero_for_calibrated_and_large_for_overconfident_models() -> None:
-    honest = [calibration.excess_ece(calibration.softmax(z), y, s) for s, (z, y) in ((s, logits(600, seed=s)) for s in range(20))]
+    honest = [
+        calibration.excess_ece(calibration.softmax(z), y, s)
+        for s, (z, y) in ((s, logits(600, seed=s)) for s in range(20))
+    ]
     assert abs(np.mean([e.excess for e in honest])) < 0.006
     assert sum(e.p_value < 0.05 for e in honest) <= 4
     z, y = logits(600, temperature=3.0)
@@ -187,7 +190,9 @@ def test_underfitting_is_both_losses_above_a_linear_model() -> None:
     )
     assert [d.mode for d in told] == ["F1"]
     assert told[0].suggestion == "halve regularizers.l2, the strongest block"
-    assert modes(train_loss=1.0, validation_loss=0.35, baseline_train=0.3, baseline_validation=0.4) == []  # robust under label noise
+    assert (
+        modes(train_loss=1.0, validation_loss=0.35, baseline_train=0.3, baseline_validation=0.4) == []
+    )  # robust under label noise
 
 
 def test_overfitting_needs_a_gap_and_a_rising_loss() -> None:
@@ -202,7 +207,9 @@ def test_instability_is_a_late_spike_or_a_conflict() -> None:
     assert modes(gradient_norms=[5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 40.0, 1.0]) == ["F7"]
     assert modes(gradient_norms=[50.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]) == []  # the first steps are steep
     assert modes(contributions={"l2": Contribution(1.0, gradient_ratio=2.0, cosine=-0.8)}) == ["F7"]
-    assert modes(contributions={"l2": Contribution(1.0, gradient_ratio=0.9, cosine=-0.9)}) == []  # balance at the optimum
+    assert (
+        modes(contributions={"l2": Contribution(1.0, gradient_ratio=0.9, cosine=-0.9)}) == []
+    )  # balance at the optimum
 
 
 def test_miscalibration_is_judged_against_the_null() -> None:

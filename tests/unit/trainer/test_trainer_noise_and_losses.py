@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.testing import assert_allclose
-from problems import blocks, classification, context, linear, regression, solve, tensors, weights
 from torch import nn
 
 from espalier_trainer.engines.torch.mlp import Mlp
@@ -18,6 +17,7 @@ from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, Step
 from espalier_trainer.regularizers.robust_loss import gce, symmetric_ce
 from espalier_trainer.schedule import Coefficient
+from tests.unit.trainer.problems import blocks, classification, context, linear, regression, solve, tensors, weights
 
 REPLICATES = 3000
 STEP = Step(0, 0, 100, 0)
@@ -228,7 +228,9 @@ class Remembering:
     def stop_if_preempted(self) -> None:
         return
 
-    def progress(self, done: float, epoch: int, epochs: int, step: int, losses: dict[str, float], blocks: object) -> None:
+    def progress(
+        self, done: float, epoch: int, epochs: int, step: int, losses: dict[str, float], blocks: object
+    ) -> None:
         self.losses.append(losses["validation"])
 
 
@@ -236,7 +238,9 @@ def overfitting(declared: dict[str, object], steps: int) -> tuple[object, list[f
     train, held = classification(60, seed=1), classification(200, seed=2)
     held = type(held)(classification(400, seed=1).x[60:260], classification(400, seed=1).y[60:260], 3)
     session = Remembering()
-    fit = solve(train, declared, kind="adam", rate=0.02, steps=steps, model=_sized(5, [64], 3), validation=held, session=session)
+    fit = solve(
+        train, declared, kind="adam", rate=0.02, steps=steps, model=_sized(5, [64], 3), validation=held, session=session
+    )
     return fit, session.losses
 
 

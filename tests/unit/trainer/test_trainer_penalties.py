@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
-from problems import blocks, classification, linear, regression, solve, tensors, weights
 from sklearn.linear_model import ElasticNet, HuberRegressor, Lasso, LogisticRegression, Ridge
 
 from espalier_trainer.engines.torch.loop import Fit, Settings
@@ -14,6 +15,7 @@ from espalier_trainer.engines.torch.optimizers import OptimizerSpec
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.schedule import ConstantRate, CosineRate
 from espalier_trainer.session import Alone
+from tests.unit.trainer.problems import blocks, classification, linear, regression, solve, tensors, weights
 
 
 @pytest.mark.parametrize("strength", [1e-4, 1e-2, 1.0])
@@ -30,7 +32,9 @@ def test_l2_equals_ridge(strength: float) -> None:
 def test_l2_equals_logistic_regression(strength: float) -> None:
     problem = classification()
     ours = solve(problem, {"l2": {"strength": strength}}, rate=0.5, steps=2000, options={"momentum": 0.9})
-    theirs = LogisticRegression(C=1 / (len(problem.y) * strength), solver="newton-cg", tol=1e-12, max_iter=10_000).fit(problem.x, problem.y)
+    theirs = LogisticRegression(C=1 / (len(problem.y) * strength), solver="newton-cg", tol=1e-12, max_iter=10_000).fit(
+        problem.x, problem.y
+    )
     assert_allclose(weights(ours), theirs.coef_, atol=3e-7)
 
 
@@ -95,7 +99,9 @@ def test_weight_decay_is_adamw() -> None:
     ours = solve(problem, {"weightDecay": {"strength": 0.3}}, kind="adamw", rate=0.01, steps=50)
     model = linear(problem)
     decayed, free = [model.head.weight], [model.head.bias]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.3}, {"params": free, "weight_decay": 0.0}], lr=0.01)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.3}, {"params": free, "weight_decay": 0.0}], lr=0.01
+    )
     data = tensors(problem.x, problem.y)
     for _ in range(50):
         optimizer.zero_grad()
@@ -107,8 +113,10 @@ def test_weight_decay_is_adamw() -> None:
 
 def test_norm_falls_monotonically_in_the_strength() -> None:
     problem = regression()
-    norms = [np.linalg.norm(weights(solve(problem, {"l2": {"strength": s}}, steps=800))) for s in (1e-3, 1e-2, 1e-1, 1.0)]
-    assert all(later < earlier for earlier, later in zip(norms, norms[1:], strict=False))
+    norms = [
+        np.linalg.norm(weights(solve(problem, {"l2": {"strength": s}}, steps=800))) for s in (1e-3, 1e-2, 1e-1, 1.0)
+    ]
+    assert all(later < earlier for earlier, later in itertools.pairwise(norms))
 
 
 def test_integer_weights_equal_duplicated_rows() -> None:

@@ -14,7 +14,7 @@ from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ON
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-    from onnx import ModelProto, NodeProto
+    from onnx import NodeProto
 
     from espalier_trainer.engines import Fitted
     from espalier_trainer.preprocessing import Standardizer
@@ -50,28 +50,6 @@ class Graph:
         name = output or self._name(operator)
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=f"node_{name}", **attributes))
         return name
-
-    def embed(self, model: ModelProto, x: str, wanted: str) -> str:
-        """Append another model's nodes on value `x`, its names prefixed; return its output `wanted`."""
-        prefix = f"{self._name('embedded')}/"
-        inputs = {model.graph.input[0].name: x}
-
-        def renamed(name: str) -> str:
-            return inputs.get(name, prefix + name) if name else ""
-
-        for tensor in model.graph.initializer:
-            copy = type(tensor)()
-            copy.CopyFrom(tensor)
-            copy.name = prefix + tensor.name
-            self.constants.append(copy)
-        for node in model.graph.node:
-            copy = type(node)()
-            copy.CopyFrom(node)
-            copy.name = prefix + (node.name or self._name(node.op_type))
-            copy.input[:] = [renamed(n) for n in node.input]
-            copy.output[:] = [renamed(n) for n in node.output]
-            self.nodes.append(copy)
-        return prefix + wanted
 
 
 def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float) -> bytes:

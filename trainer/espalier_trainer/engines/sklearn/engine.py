@@ -1,4 +1,4 @@
-"""`engine.sklearn`: an estimator per fit, its strengths from blocks, its graph by hand when linear and by skl2onnx when not."""
+"""`engine.sklearn`: an estimator per fit, its strengths from blocks, its graph written from the fitted arrays."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sklearn
 from sklearn.exceptions import ConvergenceWarning
 
 from espalier_trainer.engines import Contribution, FitReport
+from espalier_trainer.engines.sklearn import trees
 from espalier_trainer.engines.sklearn.estimators import Penalties, find, refuse_foreign
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import PlanContext, Regularizer, Stage, lookup
@@ -156,7 +157,7 @@ class FittedSklearn:
 
     def __init__(self, estimator: Any, data: FitData, report: FitReport, *, linear: bool) -> None:  # noqa: ANN401 - untyped library
         self.estimator, self.report, self.linear = estimator, report, linear
-        self._classes, self._features = data.classes, len(data.features)
+        self._classes, self._boosted = data.classes, hasattr(estimator, "n_trees_per_iteration_")
         if linear:
             self.coefficients, self.intercept = self._affine()
 
@@ -170,27 +171,29 @@ class FittedSklearn:
         return weight, bias
 
     def scores(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Standardized features to logits (log probabilities for trees) or standardized values."""
+        """Standardized features to logits (of forests: log shares) or standardized values."""
         if self.linear:
             return np.asarray(x.astype(np.float64) @ self.coefficients.T + self.intercept)
-        if self._classes:
+        if not self._classes:
+            return np.asarray(self.estimator.predict(x), dtype=np.float64)[:, None]
+        if not self._boosted:
             return np.asarray(np.log(np.clip(self.estimator.predict_proba(x), _TINY, None)))
-        return np.asarray(self.estimator.predict(x), dtype=np.float64)[:, None]
+        raw = np.asarray(self.estimator.decision_function(x), dtype=np.float64)
+        return raw if raw.ndim > 1 else np.stack([np.zeros_like(raw), raw], axis=1)
 
     def graph(self, graph: Graph, standardized: str) -> str:
-        """Linear models are one Gemm; others are converted."""
+        """Linear models are one Gemm, trees one TreeEnsembleRegressor."""
         if self.linear:
             weight = graph.constant("weight", self.coefficients.astype(np.float32))
             bias = graph.constant("bias", self.intercept.astype(np.float32))
             return graph.add("Gemm", standardized, weight, bias, transB=1)
-        converter = import_module("skl2onnx")  # a second to import: only when it is needed
-        options = {id(self.estimator): {"zipmap": False}} if self._classes else None
-        example = np.zeros((1, self._features), dtype=np.float32)
-        model = converter.to_onnx(self.estimator, example, options=options, target_opset={"": 18, "ai.onnx.ml": 3})
-        if not self._classes:
-            return graph.embed(model, standardized, "variable")
-        probabilities = graph.embed(model, standardized, "probabilities")
-        return graph.add("Log", graph.add("Max", probabilities, graph.scalar(_TINY)))
+        if self._boosted:
+            raw, columns = trees.boosted(graph, self.estimator, standardized)
+            if not self._classes or columns > 1:
+                return raw
+            return graph.add("Concat", graph.add("Mul", raw, graph.scalar(0.0)), raw, axis=1)
+        shares = trees.forest(graph, self.estimator, standardized, self._classes or 1)
+        return graph.add("Log", graph.add("Max", shares, graph.scalar(_TINY))) if self._classes else shares
 
     def weights(self) -> Mapping[str, npt.NDArray[Any]]:
         """Coefficients of linear models; trees live in the graph."""

@@ -1,0 +1,228 @@
+"""A fit that was killed anywhere ends in the same bits; a state of anything else is refused."""
+
+from __future__ import annotations
+
+import random
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from espalier_trainer.checkpoint import Checkpoints, Identity, decode, encode
+from espalier_trainer.engines.torch.mlp import Mlp
+from espalier_trainer.errors import PreemptedError
+from espalier_trainer.storage import FolderStore
+from tests.unit.trainer import jobs
+from tests.unit.trainer.problems import classification, regression, solve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "l2": {"l2": {"strength": 1e-2, "schedule": {"kind": "cosine"}}},
+    "l1": {"l1": {"strength": 1e-3}},
+    "elasticNet": {"elasticNet": {"strength": 1e-3}},
+    "weightDecay": {"weightDecay": {"strength": 0.1}},
+    "dropout": {"dropout": {"p": 0.3, "schedule": {"kind": "linear"}}},
+    "noise": {"noiseInjection": {"std": 0.3}},
+    "weightNoise": {"noiseInjection": {"site": "weight", "std": 0.3}},
+    "activationNoise": {"noiseInjection": {"site": "activation", "std": 0.3}},
+    "gradientNoise": {"noiseInjection": {"site": "gradient", "std": 0.3}},
+    "clipping": {"gradientClipping": {"maxNorm": 0.1}},
+    "smoothing": {"labelSmoothing": {"epsilon": 0.1}},
+    "robust": {"robustLoss": {"kind": "symmetricCE"}},
+    "ema": {"weightAveraging": {"decay": 0.95}},
+    "swa": {"weightAveraging": {"kind": "swa"}},
+    "stopping": {"earlyStopping": {"patience": 3, "monitor": "refinement"}},
+    "cocktail": {
+        "weightDecay": {"strength": 0.1},
+        "dropout": {"p": 0.3},
+        "noiseInjection": {"std": 0.2},
+        "robustLoss": {"kind": "gce"},
+        "weightAveraging": {"decay": 0.95},
+        "earlyStopping": {"patience": 4},
+        "gradientClipping": {"maxNorm": 1.0},
+    },
+}
+
+
+class Interrupted:
+    """Saves and leaves after `after` steps; through bytes, like a store."""
+
+    def __init__(self, after: int | None, saved: bytes | None = None) -> None:
+        self.after, self.saved, self.steps = after, saved, 0
+
+    def restore(self) -> dict[str, Any] | None:
+        return decode(self.saved)[0] if self.saved is not None else None
+
+    def wants_checkpoint(self) -> bool:
+        self.steps += 1
+        return self.steps == self.after
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.saved = encode(state, Identity("c", "d", 0, "w"))
+
+    def stop_if_preempted(self) -> None:
+        if self.steps == self.after:
+            raise PreemptedError("now")
+
+    def progress(self, *_: Any) -> None:
+        return
+
+
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return Mlp(5, [12], 3).double()
+
+
+def run(declared: dict[str, Any], session: Interrupted, kind: str) -> dict[str, torch.Tensor]:
+    train, held = classification(90, seed=1), classification(60, seed=2)
+    fit = solve(
+        train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(), validation=held, session=session
+    )  # type: ignore[arg-type]
+    return {name: p.detach().clone() for name, p in fit.parameters.items()}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_resuming_anywhere_ends_in_the_same_bits(name: str, kind: str) -> None:
+    """Five steps an epoch: step 13 and 37 are inside an epoch, 15 is at its end."""
+    straight = run(STATEFUL[name], Interrupted(None), kind)
+    for after in (1, 13, 15, 37):
+        session = Interrupted(after)
+        try:
+            run(STATEFUL[name], session, kind)
+        except PreemptedError:
+            resumed = run(STATEFUL[name], Interrupted(None, session.saved), kind)
+            for parameter, value in straight.items():
+                assert torch.equal(value, resumed[parameter]), (after, parameter)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    problem = regression()
+    one, two, other = (
+        solve(problem, {"noiseInjection": {"std": 0.3}}, steps=40, batch=30, seed=s).parameters["head.weight"]
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_order_of_declaration_never_matters() -> None:
+    cocktail = STATEFUL["cocktail"]
+    turned = dict(reversed(list(cocktail.items())))
+    one, two = run(cocktail, Interrupted(None), "adam"), run(turned, Interrupted(None), "adam")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# --- the store of states -----------------------------------------------------------------------------------------------
+STATE = {
+    "step": 7,
+    "model": {"w": torch.arange(6.0).reshape(2, 3)},
+    "best": None,
+    "list": [1, 2.5, "x", torch.tensor(3)],
+}
+IDENTITY = Identity("config", "data", 0, "world")
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and a.dtype == b.dtype
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_state_survives_its_bytes() -> None:
+    state, identity = decode(encode(STATE, IDENTITY))
+    assert same(STATE, state)
+    assert identity == IDENTITY
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
+def test_damaged_states_are_recognized(damage: str) -> None:
+    whole = encode(STATE, IDENTITY)
+    broken = {
+        "truncated": whole[:-5],
+        "flipped": whole[:-1] + bytes([whole[-1] ^ 1]),
+        "empty": b"",
+        "foreign": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
+    }[damage]
+    with pytest.raises(ValueError, match="checkpoint|digest"):
+        decode(broken)
+
+
+def test_two_states_are_kept_and_a_torn_one_falls_back(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    states = Checkpoints(store, IDENTITY)
+    for step in range(5):
+        states.save({**STATE, "step": step})
+    assert [e.key for e in store.entries()] == ["00000004.safetensors", "00000005.safetensors"]
+    store.write("00000005.safetensors", b"torn")
+    newest = states.newest()
+    assert newest is not None
+    assert newest[0]["step"] == 3
+    states.clear()
+    assert states.newest() is None
+
+
+@pytest.mark.parametrize("field", ["config", "data", "world"])
+def test_a_state_of_something_else_is_refused_and_said(
+    field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Checkpoints(FolderStore(tmp_path), IDENTITY).save(STATE)
+    other = Identity(**{"config": "config", "data": "data", "fit": 0, "world": "world", field: "other"})  # type: ignore[arg-type]
+    assert Checkpoints(FolderStore(tmp_path), other).newest() is None
+    assert f"it belongs to another {field}; starting fresh" in capsys.readouterr().out
+
+
+# --- processes ----------------------------------------------------------------------------------------------------------
+COCKTAIL_JOB = {
+    "regularizers": {**STATEFUL["cocktail"], "earlyStopping": {"patience": 500}, "calibration": {}},
+    "engine": {"torch": {"architecture": {"mlp": {"hidden": [32]}}, "epochs": 400, "batchSize": 32}},
+    "seeds": 2,
+}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / jobs.VERSION / "model.safetensors").read_bytes()
+
+
+def wait_for(process: Any, event: str, count: int) -> None:
+    """Read the log until `event` was said `count` times."""
+    for entry in process.stdout:
+        count -= f'"event": "{event}"' in entry
+        if count == 0:
+            return
+    raise AssertionError("the process ended first")
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL at random steps (states every few milliseconds), then SIGTERM, then to the end; against an undisturbed run."""
+    straight, disturbed = jobs.stage(tmp_path / "a"), jobs.stage(tmp_path / "b")
+    with jobs.start(straight, jobs.job(**COCKTAIL_JOB)) as process:
+        log, _ = process.communicate()
+        assert process.returncode == 0, log
+    often = jobs.job(**COCKTAIL_JOB)
+    often["checkpoint"] = {**often["checkpoint"], "interval": "50ms"}
+    for number, count in (
+        (signal.SIGKILL, random.randint(1, 5)),
+        (signal.SIGKILL, random.randint(1, 5)),
+        (signal.SIGTERM, 2),
+    ):
+        with jobs.start(disturbed, often) as process:
+            wait_for(process, "checkpoint", count)
+            process.send_signal(number)
+            process.communicate()
+            assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    with jobs.start(disturbed, often) as process:
+        log, _ = process.communicate()
+        assert process.returncode == 0, log
+    assert "resumed" in [e["event"] for e in jobs.events(log)]
+    assert weights(straight) == weights(disturbed)
+    assert not list((disturbed / "models/vision/tiny/.checkpoints/v1").glob("*.safetensors"))
