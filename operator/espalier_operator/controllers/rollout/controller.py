@@ -151,7 +151,7 @@ class RolloutController:
             if recalled is None:
                 return RolloutPlan(current.progress, None, requeue_after=STORE_RETRY)
             current = recalled
-        current = await self._look(current)
+        current = replace(await self._look(current), now=self._clock())
         plan = decide(current.spec, current.seen, current.progress, current.now)
         await self._carry_out(plan, current)
         return plan

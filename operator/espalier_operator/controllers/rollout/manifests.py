@@ -202,7 +202,7 @@ def _container(serving: Serving) -> dict[str, Any]:
         },
         # The artifact is downloaded and verified before the server is ready; until then it is alive.
         "startupProbe": _probe("/v2/health/live", period=1, failures=60),
-        "readinessProbe": _probe("/v2/health/ready", period=2, failures=2),
+        "readinessProbe": _probe("/v2/health/ready", period=2, failures=3),
         "livenessProbe": _probe("/v2/health/live", period=10, failures=6),
         "terminationMessagePath": names.TERMINATION_LOG,
         "terminationMessagePolicy": "File",
@@ -221,6 +221,6 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
     return {
         "httpGet": {"path": path, "port": "http"},
         "periodSeconds": period,
-        "timeoutSeconds": 2,
+        "timeoutSeconds": 5,  # a busy node is not a broken model
         "failureThreshold": failures,
     }

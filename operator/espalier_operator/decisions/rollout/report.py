@@ -76,8 +76,13 @@ def status_of(picture: Picture, before: Mapping[str, Any]) -> dict[str, Any]:
     ).dump()
     existing: Sequence[Mapping[str, Any]] = before.get("conditions") or ()
     status["conditions"] = upsert(existing, conditions(picture), generation=picture.spec.generation, now=picture.now)
-    status["slis"] = [SliStatus.model_validate(entry).dump() for entry in picture.looks.values()]
+    status["slis"] = [_sli(entry) for entry in picture.looks.values()]
     return status
+
+
+def _sli(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with the fields that the schema keeps, and no defaults: an SLI that was not judged must not look judged."""
+    return SliStatus.model_validate(entry).model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
 
 
 def phase(progress: Progress) -> str:
