@@ -1,7 +1,7 @@
 """The operator's process: kopf is the frame (signals, start and stop, liveness endpoint, events of our kinds), `runtime` the contents.
 
 Only `on.event` handlers: they leave neither annotations nor finalizers on users' objects. kopf's daemons would, and would release an object
-that was deleted while the operator was down without asking us (docs/adr/0004).
+that was deleted while the operator was down without asking us (docs/adr/0010).
 """
 
 from __future__ import annotations
