@@ -19,6 +19,7 @@ from espalier_operator.adapters.kube import AioKube, Kube, Object
 from espalier_operator.adapters.objectstore import S3Store
 from espalier_operator.adapters.prometheus import Prometheus, open_sources
 from espalier_operator.adapters.served import ServedDigests
+from espalier_operator.adapters.traffic.adopted import AdoptedRouteRouter
 from espalier_operator.adapters.traffic.httproute import HTTPRouteRouter
 from espalier_operator.adapters.traffic.replicas import ReplicasRouter
 from espalier_operator.adapters.watches import Caches
@@ -70,6 +71,7 @@ def _rollout(parts: Parts) -> Controller:
         executor=parts.executor,
         routers={
             "gatewayAPI": HTTPRouteRouter(parts.kube, parts.caches),
+            "existingRoute": AdoptedRouteRouter(parts.kube, parts.caches),
             "replicas": ReplicasRouter(parts.kube, parts.caches),
         },
         sources=parts.sources,

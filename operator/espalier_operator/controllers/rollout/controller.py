@@ -164,7 +164,7 @@ class RolloutController:
         progress = remembered(status, parse_time(metadata["creationTimestamp"]))
         name = api.model_ref.name
         target = Target(key.namespace, name, key.name, api, progress)
-        router = self._routers.get(api.traffic.router)
+        router = self._router(api)
         model = observe.observe_model(self._caches, key.namespace, name)
         pods = observe.serving_pods(self._caches, key.namespace, name)
         deleting = metadata.get("deletionTimestamp")
@@ -188,6 +188,12 @@ class RolloutController:
         plan = RolloutPlan(current.progress, None, release=current.seen.deleting_since is not None)
         await self._write_status(plan, current)
         return plan
+
+    def _router(self, api: CanaryRolloutSpec) -> Router | None:
+        """The router that the spec asks for; None for one that this release does not have (then the spec is refused)."""
+        gateway = api.traffic.gateway_api
+        adopted = gateway is not None and gateway.existing_route is not None
+        return self._routers.get("existingRoute" if adopted else api.traffic.router)
 
     async def _served(self, model: str, pods: list[Object], progress: Progress) -> dict[str, str | None]:
         """Digests of the canary's pods; stable was verified when it was the canary."""
@@ -291,7 +297,7 @@ class RolloutController:
             self._records.keep(current.key, prefix, plan.progress, current.now)
 
     async def _write_route(self, plan: RolloutPlan, current: Pass) -> None:
-        router = self._routers.get(current.api.traffic.router)
+        router = self._router(current.api)
         if router is not None and plan.split is not None:
             await router.apply(replace(current.target, progress=plan.progress), plan.split, current.seen.traffic)
 
@@ -327,7 +333,7 @@ class RolloutController:
     async def _remove(self, plan: RolloutPlan, current: Pass) -> None:
         namespace, model = current.key.namespace, current.target.model
         if plan.remove_all:
-            router = self._routers.get(current.api.traffic.router)
+            router = self._router(current.api)
             if router is not None:
                 await router.remove(current.target)
             refs = [ObjectRef(SERVICES.api_version, SERVICES.kind, namespace, model)]

@@ -140,6 +140,11 @@ def finish_the_step(view: View) -> Change | None:
         return None
     if view.active < view.stage.hold or not (view.proceeding or _looked(view)):
         return None
+    return _end_of_step(view)
+
+
+def _end_of_step(view: View) -> Change:
+    """A newer candidate, an undecided SLI or a declared pause may stand between this step and the next."""
     if view.spec.supersede and view.newest is not None:
         return superseded(view, view.newest)
     undecided = next((r for r in view.seen.readings if r.state is SampleState.INCONCLUSIVE and not r.dry_run), None)
