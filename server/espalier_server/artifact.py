@@ -92,7 +92,7 @@ def _manifest(store: Store, config: ServingConfig) -> Manifest:
     if digest != config.digest:
         raise ArtifactError(
             f"{config.artifact_uri}{MANIFEST}: digest {digest} is not the intended {config.digest}: "
-            "the artifact was changed after training; restore it or train a new version"
+            "the artifact was changed after training, or artifactUri points at another version"
         )
     try:
         manifest = Manifest.model_validate_json(bytes(content))

@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve one version; returns the exit code: 0 after SIGTERM, 42 for a bad configuration, 44 for a bad artifact."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # where it found its credentials is nobody's news
     try:
         config = read_config(options.config)
     except StartError as error:
