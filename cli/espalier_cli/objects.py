@@ -40,7 +40,8 @@ class Objects:
                 loader.load_incluster_config()
                 inherited = None
             except ConfigException:
-                raise CliError(f"no cluster to talk to: {str(error).rstrip(".")}. Set KUBECONFIG, or give --context") from error
+                cause = str(error).rstrip(".")
+                raise CliError(f"no cluster to talk to: {cause}. Set KUBECONFIG, or give --context") from error
         return cls(client.CustomObjectsApi(), namespace or inherited or "default")
 
     def list(self, kind: str) -> list[Object]:
