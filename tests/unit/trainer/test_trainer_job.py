@@ -197,7 +197,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"engine": {"torch": {"architecture": {"mlp": {}}, "precision": "fp16"}}, "regularizers": {}},
         ("fp16",),
     ),
-    "target that selects nothing": ({"regularizers": {"dropout": {"target": {"include": ["tail.*"]}}}}, ("dropout.target selects no layer",)),
+    "target that selects nothing": (
+        {"regularizers": {"dropout": {"target": {"include": ["tail.*"]}}}},
+        ("dropout.target selects no layer",),
+    ),
     "label audit": ({"data": {**jobs.job()["data"], "labelColumnNoiseAudit": True}}, ("labelColumnNoiseAudit",)),
     "search": ({"search": {"method": "random", "trials": 3, "objective": {"metric": "valLoss", "goal": "minimize"},
                            "space": {"regularizers.l2.strength": {"logUniform": {"min": 1e-6, "max": 1e-1}}}}}, ("search",)),
@@ -355,11 +358,11 @@ def test_progress_and_metrics_are_served() -> None:
             0.25, (3, 12, 30), {"train": 0.5, "validation": 0.6}, {"l2": Contribution(0.001, 12.0, 0.012, 0.02, 0.1)}
         )
         base = f"http://127.0.0.1:{server.server_address[1]}"
-        with urllib.request.urlopen(f"{base}/progress", timeout=5) as reply:
+        with urllib.request.urlopen(f"{base}/progress", timeout=5) as reply:  # noqa: S310 - our own server
             told = TrainingProgress.model_validate_json(reply.read())
         assert (told.phase, told.progress, told.epoch, told.epochs, told.step) == ("Training", 0.25, 3, 12, 30)
         assert told.regularizers["l2"].gradient_ratio == 0.1
-        with urllib.request.urlopen(f"{base}/metrics", timeout=5) as reply:
+        with urllib.request.urlopen(f"{base}/metrics", timeout=5) as reply:  # noqa: S310 - our own server
             text = reply.read().decode()
         assert 'model_regularizer_share{model="tiny",name="l2",namespace="vision",version="v1"} 0.02' in text
         assert 'model_training_loss{model="tiny",namespace="vision",split="validation",version="v1"} 0.6' in text

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the field's name
 from numpy.testing import assert_allclose
 from torch import nn
 
@@ -168,9 +168,9 @@ def test_symmetric_cross_entropy_is_its_formula() -> None:
 
 
 def test_losses_fit_their_task() -> None:
-    with pytest.raises(InvalidConfigError, match="gce does not fit task.type regression; use huber"):
+    with pytest.raises(InvalidConfigError, match=r"gce does not fit task\.type regression; use huber"):
         solve(regression(), {"robustLoss": {}}, steps=1)
-    with pytest.raises(InvalidConfigError, match="huber does not fit task.type classification"):
+    with pytest.raises(InvalidConfigError, match=r"huber does not fit task\.type classification"):
         solve(classification(), {"robustLoss": {"kind": "huber"}}, steps=1)
     with pytest.raises(InvalidConfigError, match="biTempered is not implemented"):
         solve(classification(), {"robustLoss": {"kind": "biTempered"}}, steps=1)

@@ -152,7 +152,7 @@ def test_damaged_states_are_recognized(damage: str) -> None:
         "empty": b"",
         "foreign": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
     }[damage]
-    with pytest.raises(ValueError, match="checkpoint|digest"):
+    with pytest.raises(ValueError, match=r"checkpoint|digest"):
         decode(broken)
 
 

@@ -1,0 +1,148 @@
+"""The trainer against a real S3: the store's semantics, and the whole process as its pod runs it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from espalier_api.artifact import Manifest, version_digest
+from espalier_api.hashing import snapshot_digest
+from espalier_api.training import TrainingResult
+from espalier_trainer.errors import InfrastructureError
+from espalier_trainer.storage import AlreadyExistsError, FolderStore, ObjectStore, open_store
+from tests.unit.trainer import jobs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.contract.trainer.conftest import S3
+
+
+@pytest.fixture(params=["s3", "folder"])
+def store(request: pytest.FixtureRequest, s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ObjectStore:
+    """Both implementations keep the same promises."""
+    for name, value in s3.env().items():
+        monkeypatch.setenv(name, value)
+    if request.param == "folder":
+        return FolderStore(tmp_path)
+    return open_store(f"s3://models/{request.node.name}/", "artifact.uri")
+
+
+def test_objects_come_and_go(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assert store.read("a/b.txt") is None
+    assert store.entries() == []
+    store.write("a/b.txt", b"one")
+    store.write("a/b.txt", b"two!")
+    store.write("c.txt", b"")
+    assert store.read("a/b.txt") == b"two!"
+    listed = store.entries()
+    assert [(e.key, e.size) for e in listed] == [("a/b.txt", 4), ("c.txt", 0)]
+    assert not any('"' in e.etag for e in listed)
+    target = tmp_path_factory.mktemp("work") / "f"
+    digest = store.download("a/b.txt", target)
+    assert target.read_bytes() == b"two!"
+    assert len(digest) == 64
+    store.delete("a/b.txt")
+    store.delete("a/b.txt")
+    assert [e.key for e in store.entries()] == ["c.txt"]
+
+
+def test_a_new_object_is_written_once(store: ObjectStore) -> None:
+    store.write_new("manifest.json", b"first")
+    with pytest.raises(AlreadyExistsError):
+        store.write_new("manifest.json", b"second")
+    assert store.read("manifest.json") == b"first"
+
+
+def test_more_than_a_page_is_listed(store: ObjectStore) -> None:
+    for i in range(1005):
+        store.write(f"{i:05d}", b"x")
+    assert len(store.entries()) == 1005
+
+
+def test_a_store_that_is_away_or_refuses_says_so(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.env(AWS_SECRET_ACCESS_KEY="not-the-secret").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InfrastructureError, match=r"cannot list s3://models/x/.*HTTP 403.*Secret") as refused:
+        open_store("s3://models/x/", "artifact.uri").entries()
+    assert "not-the-secret" not in str(refused.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with pytest.raises(InfrastructureError, match="cannot list"):
+        open_store("s3://models/x/", "artifact.uri").entries()
+
+
+# --- the process as its pod runs it ---------------------------------------------------------------------------------------
+def staged(s3: S3, name: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Upload the snapshot; a job on prefixes of its own, digest resolved as the operator does it."""
+    jobs.stage(folder)
+    s3.client.upload_file(str(folder / "datasets/tiny/part-0.parquet"), "datasets", f"{name}/part-0.parquet")
+    listed = s3.client.list_objects_v2(Bucket="datasets", Prefix=f"{name}/")["Contents"]
+    digest = snapshot_digest((o["Key"].removeprefix(f"{name}/"), o["Size"], o["ETag"]) for o in listed)
+    spec = jobs.job(**changes)
+    spec["data"] = {**spec["data"], "snapshot": {"uri": f"s3://datasets/{name}/", "digest": digest}}
+    spec["artifact"] = {"uri": f"s3://models/{name}/v1/"}
+    spec["checkpoint"] = {"uri": f"s3://models/{name}/.checkpoints/v1/", "interval": "5m"}
+    return spec
+
+
+def finished(process: Any, folder: Path) -> tuple[TrainingResult, str]:
+    log, _ = process.communicate(timeout=300)
+    result = TrainingResult.from_termination_message((folder / "term").read_text())
+    assert result.exit_code == process.returncode, log
+    return result, log
+
+
+def test_a_pod_publishes_is_idempotent_and_is_never_overwritten(s3: S3, tmp_path: Path) -> None:
+    spec = staged(s3, "whole", tmp_path)
+    with jobs.start(tmp_path, spec, local=False, **s3.env()) as process:
+        result, log = finished(process, tmp_path)
+    assert result.exit_code == 0, log
+    content = s3.client.get_object(Bucket="models", Key="whole/v1/manifest.json")["Body"].read()
+    assert result.digest == version_digest(content)
+    manifest = Manifest.model_validate_json(content)
+    assert set(s3.keys("models", "whole/v1/")) == {*manifest.files, "manifest.json"}
+    assert "tenant-secret-key" not in log
+    with jobs.start(tmp_path, {**spec, "attempt": 2}, local=False, **s3.env()) as process:
+        again, _ = finished(process, tmp_path)
+    assert (again.exit_code, again.digest) == (0, result.digest)
+
+
+def test_sigterm_saves_to_s3_and_the_next_attempt_goes_on(s3: S3, tmp_path: Path) -> None:
+    engine = {"torch": {"architecture": {"mlp": {"hidden": [32]}}, "epochs": 2000, "batchSize": 32}}
+    spec = staged(s3, "preempted", tmp_path, engine=engine)
+    spec["checkpoint"]["interval"] = "200ms"
+    with jobs.start(tmp_path, spec, local=False, **s3.env()) as process:
+        for entry in process.stdout or ():
+            if '"event": "checkpoint"' in entry:
+                process.send_signal(signal.SIGTERM)
+                break
+        result, log = finished(process, tmp_path)
+    assert (result.exit_code, result.outcome, result.reason) == (75, "Preempted", "Preempted"), log
+    assert 1 <= len(s3.keys("models", "preempted/.checkpoints/v1/")) <= 2
+    assert s3.keys("models", "preempted/v1/") == []
+    spec["attempt"] = 2
+    spec["engine"] = engine
+    with jobs.start(tmp_path, spec, local=False, **s3.env()) as process:
+        result, log = finished(process, tmp_path)
+    assert result.exit_code == 0, log
+    assert "resumed" in [e["event"] for e in jobs.events(log)]
+    assert s3.keys("models", "preempted/.checkpoints/v1/") == []
+
+
+def test_a_replaced_object_is_a_changed_snapshot(s3: S3, tmp_path: Path) -> None:
+    spec = staged(s3, "moved", tmp_path)
+    s3.client.put_object(Bucket="datasets", Key="moved/part-1.parquet", Body=b"late")
+    with jobs.start(tmp_path, spec, local=False, **s3.env()) as process:
+        result, _ = finished(process, tmp_path)
+    assert (result.exit_code, result.reason) == (44, "SnapshotChanged")
+
+
+def test_without_a_store_the_attempt_is_retried(s3: S3, tmp_path: Path) -> None:
+    spec = staged(s3, "away", tmp_path)
+    with jobs.start(tmp_path, spec, local=False, **s3.env(AWS_ENDPOINT_URL="http://127.0.0.1:1")) as process:
+        result, _ = finished(process, tmp_path)
+    assert (result.exit_code, result.outcome, result.reason) == (69, "Failed", "InfrastructureFailure")
+    assert "cannot read s3://models/away/v1/manifest.json" in result.message
