@@ -19,8 +19,8 @@ from espalier_operator.decisions.rollout.progress import (
     PauseReason,
     State,
 )
-from espalier_operator.decisions.rollout.view import Change, View, bank, fail, pause, roll_back
-from espalier_operator.decisions.rollout.world import FULL, Then, VersionRef
+from espalier_operator.decisions.rollout.view import Change, View, bank, fail, pause, roll_back, unpause
+from espalier_operator.decisions.rollout.world import FULL, Reading, Then, VersionRef
 
 
 def adopt_the_champion(view: View) -> Change | None:
@@ -147,7 +147,7 @@ def _end_of_step(view: View) -> Change:
     """A newer candidate, an undecided SLI or a declared pause may stand between this step and the next."""
     if view.spec.supersede and view.newest is not None:
         return superseded(view, view.newest)
-    undecided = next((r for r in view.seen.readings if r.state is SampleState.INCONCLUSIVE and not r.dry_run), None)
+    undecided = _undecided(view)
     if undecided is not None and view.spec.on_inconclusive is not Then.PROCEED:
         message = f"{undecided.name}: {undecided.sentence or 'not enough evidence either way'}"
         if view.spec.on_inconclusive is Then.ROLLBACK:
@@ -155,9 +155,27 @@ def _end_of_step(view: View) -> Change:
         return pause(view, PauseReason.INCONCLUSIVE, message)
     if view.stage.pause:
         return pause(
-            view, PauseReason.STEP, f"step {progress.stage + 1} of {len(view.spec.steps)} waits for promote or resume"
+            view,
+            PauseReason.STEP,
+            f"step {view.progress.stage + 1} of {len(view.spec.steps)} waits for promote or resume",
         )
     return move_on(view, approved=False)
+
+
+def _undecided(view: View) -> Reading | None:
+    return next((r for r in view.seen.readings if r.state is SampleState.INCONCLUSIVE and not r.dry_run), None)
+
+
+def go_on_when_decided(view: View) -> Change | None:
+    """A pause for lack of evidence ends by itself when the evidence has come: analysis goes on while a rollout waits."""
+    wait = view.progress.pause
+    if view.state not in STAGED or wait is None or wait.reason is not PauseReason.INCONCLUSIVE or view.spec.problems:
+        return None
+    clear = all(r.state is SampleState.PASS or r.dry_run for r in view.seen.readings)
+    if not clear or _blind(view) or not _looked(view):
+        return None
+    decided = replace(view, progress=unpause(view))
+    return _end_of_step(decided)
 
 
 def _looked(view: View) -> bool:

@@ -17,6 +17,7 @@ from espalier_operator.decisions.rollout.advance import (
     finish_the_step,
     follow_an_edited_step,
     give_way_to_a_newer_candidate,
+    go_on_when_decided,
     see_the_weight,
     start_with_the_newest_candidate,
     take_traffic_when_verified,
@@ -58,6 +59,7 @@ RULES: tuple[Rule, ...] = (
     adopt_the_champion,  # a rollout without memory takes over what serves
     start_with_the_newest_candidate,  # versions only move forward
     take_traffic_when_verified,  # ready, and the digest that passed the gates
+    go_on_when_decided,  # a pause for lack of evidence ends when the evidence has come
     finish_the_step,  # hold elapsed in active time, enough requests, no Fail
     finish_the_promotion,  # all traffic observed: bake, or crown
     finish_the_bake,  # the new champion has proved itself under all traffic
