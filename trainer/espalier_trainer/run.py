@@ -77,7 +77,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     world.board.phase("LoadingData")
     prepared = prepare(job, world)
     (name, config), *_ = job.engine.chosen().items()
-    engine = engines.load(name, config, _without_weighting(dict(job.regularizers.declared())))
+    engine = engines.load(name, config, dict(job.regularizers.declared()))
     engine.plan(prepared.fit)
     fitted, evaluations, checkpoints = _fit_all(job, world, engine, prepared)
     world.preemption.check("exporting")
@@ -96,11 +96,6 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         diagnosis=tuple(evaluations[0].diagnosis),
         classes=manifest.task.classes if len(manifest.task.classes) <= MAX_TOLD_CLASSES else (),
     )
-
-
-def _without_weighting(blocks: dict[str, Any]) -> dict[str, Any]:
-    """sampleWeighting acts through the weights of the training rows, for every engine alike."""
-    return {name: block for name, block in blocks.items() if name != "sampleWeighting"}
 
 
 def prepare(job: TrainingJob, world: World) -> Prepared:

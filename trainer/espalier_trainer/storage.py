@@ -156,8 +156,10 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        self._client: Any = import_module("boto3.session").Session().client(
-            "s3", config=config, region_name=region, endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None
+        self._client: Any = (
+            import_module("boto3.session")
+            .Session()
+            .client("s3", config=config, region_name=region, endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or None)
         )
 
     def entries(self) -> list[Entry]:

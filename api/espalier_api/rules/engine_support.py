@@ -21,6 +21,7 @@ TORCH: Final = frozenset(
         "noiseInjection",
         "labelSmoothing",
         "robustLoss",
+        "sampleWeighting",
         "weightAveraging",
         "earlyStopping",
         "calibration",
@@ -28,17 +29,18 @@ TORCH: Final = frozenset(
 )
 """Blocks that engine.torch trains."""
 
-_CALIBRATED: Final = frozenset({"calibration"})
+_WEIGHTED: Final = frozenset({"sampleWeighting"})
+_CALIBRATED: Final = frozenset({"calibration"}) | _WEIGHTED
 
 SKLEARN: Final[dict[tuple[str, str], frozenset[str]]] = {
     ("logisticRegression", "classification"): frozenset({"l2", "l1", "elasticNet"}) | _CALIBRATED,
-    ("ridge", "regression"): frozenset({"l2"}),
-    ("lasso", "regression"): frozenset({"l1"}),
-    ("elasticNet", "regression"): frozenset({"l1", "l2", "elasticNet"}),
+    ("ridge", "regression"): frozenset({"l2"}) | _WEIGHTED,
+    ("lasso", "regression"): frozenset({"l1"}) | _WEIGHTED,
+    ("elasticNet", "regression"): frozenset({"l1", "l2", "elasticNet"}) | _WEIGHTED,
     ("randomForest", "classification"): _CALIBRATED,
-    ("randomForest", "regression"): frozenset(),
+    ("randomForest", "regression"): _WEIGHTED,
     ("histGradientBoosting", "classification"): frozenset({"l2"}) | _CALIBRATED,
-    ("histGradientBoosting", "regression"): frozenset({"l2"}),
+    ("histGradientBoosting", "regression"): frozenset({"l2"}) | _WEIGHTED,
 }
 """(estimator, task type) -> blocks that engine.sklearn turns into parameters. A pair that is not here cannot be trained."""
 

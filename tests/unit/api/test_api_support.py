@@ -26,7 +26,7 @@ def test_estimators_and_their_blocks_are_the_trainers(pair: tuple[str, str]) -> 
 
 def test_supported_looks_at_engine_and_task() -> None:
     ridge = Engine.model_validate({"sklearn": {"estimator": "ridge"}})
-    assert supported(ridge, "regression") == {"l2"}
+    assert supported(ridge, "regression") == {"l2", "sampleWeighting"}
     assert supported(ridge, "classification") is None
     assert supported(Engine.model_validate({"xgboost": {}}), "classification") is None
 

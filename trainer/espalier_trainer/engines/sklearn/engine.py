@@ -14,7 +14,7 @@ from espalier_trainer.engines import Contribution, FitReport
 from espalier_trainer.engines.sklearn import trees
 from espalier_trainer.engines.sklearn.estimators import Penalties, find, refuse_foreign
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import PlanContext, Regularizer, Stage, lookup
+from espalier_trainer.protocol import PlanContext, Regularizer, acting, lookup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from espalier_trainer.export.graph import Graph
     from espalier_trainer.session import Session
 
-POST_BLOCKS: Final = frozenset({"calibration"})
+SHARED_BLOCKS: Final = frozenset({"calibration", "sampleWeighting"})  # act outside the estimator
 _TINY: Final = 1e-7  # probabilities of trees are exactly 0 at times; logits need a floor that float32 keeps
 
 
@@ -47,7 +47,7 @@ class SklearnEngine:
         self.world = self.framework
         self._penalties = Penalties.of(regularizers)
         self._parameters: dict[str, Any] = {}
-        self._post: list[Regularizer[Any]] = []
+        self._shared: list[Regularizer[Any]] = []
 
     def plan(self, data: FitData) -> None:
         """The table has the estimator, and every block and parameter has a meaning for it."""
@@ -66,8 +66,8 @@ class SklearnEngine:
             splits=data.splits,
             declared=frozenset(self.regularizers),
         )
-        self._post = [lookup(name)(config) for name, config in self.regularizers.items() if name in POST_BLOCKS]
-        for block in self._post:
+        self._shared = [lookup(name)(config) for name, config in self.regularizers.items() if name in SHARED_BLOCKS]
+        for block in self._shared:
             block.plan(context)
         self._build(data, 0)
 
@@ -138,7 +138,7 @@ class SklearnEngine:
 
     def post_blocks(self) -> list[Regularizer[Any]]:
         """Blocks that act on final scores."""
-        return [block for block in self._post if block.stage is Stage.POST]
+        return acting(self._shared, "post")
 
 
 def _json(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def _nothing(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - no
     return {}
 
 
-_CALIBRATED: Final = frozenset({"calibration"})
+_WEIGHTED: Final = frozenset({"sampleWeighting"})
+_CALIBRATED: Final = frozenset({"calibration"}) | _WEIGHTED
 _LOGISTIC_OWNED: Final = frozenset({"C", "l1_ratio", "penalty", "solver", "random_state", "class_weight"})
 
 ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
@@ -96,14 +97,14 @@ ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
         _LOGISTIC_OWNED,
     ),
     ("ridge", "regression"): Estimator(
-        "sklearn.linear_model:Ridge", frozenset({"l2"}), _ridge, frozenset({"alpha", "random_state"})
+        "sklearn.linear_model:Ridge", frozenset({"l2"}) | _WEIGHTED, _ridge, frozenset({"alpha", "random_state"})
     ),
     ("lasso", "regression"): Estimator(
-        "sklearn.linear_model:Lasso", frozenset({"l1"}), _lasso, frozenset({"alpha", "random_state"})
+        "sklearn.linear_model:Lasso", frozenset({"l1"}) | _WEIGHTED, _lasso, frozenset({"alpha", "random_state"})
     ),
     ("elasticNet", "regression"): Estimator(
         "sklearn.linear_model:ElasticNet",
-        frozenset({"l1", "l2", "elasticNet"}),
+        frozenset({"l1", "l2", "elasticNet"}) | _WEIGHTED,
         _elastic_net,
         frozenset({"alpha", "l1_ratio", "random_state"}),
     ),
@@ -115,7 +116,7 @@ ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
         linear=False,
     ),
     ("randomForest", "regression"): Estimator(
-        "sklearn.ensemble:RandomForestRegressor", frozenset(), _nothing, frozenset({"random_state"}), linear=False
+        "sklearn.ensemble:RandomForestRegressor", _WEIGHTED, _nothing, frozenset({"random_state"}), linear=False
     ),
     ("histGradientBoosting", "classification"): Estimator(
         "sklearn.ensemble:HistGradientBoostingClassifier",
@@ -126,7 +127,7 @@ ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
     ),
     ("histGradientBoosting", "regression"): Estimator(
         "sklearn.ensemble:HistGradientBoostingRegressor",
-        frozenset({"l2"}),
+        frozenset({"l2"}) | _WEIGHTED,
         _boosting,
         frozenset({"l2_regularization", "early_stopping", "random_state"}),
         linear=False,
