@@ -132,6 +132,8 @@ def hold_while_blind(view: View) -> Change | None:
     if view.state not in ANALYSING or (view.progress.observed_at is None and view.progress.hold is None):
         return None
     blind, hold = blind_reading(view), view.progress.hold
+    if blind is not None and blind.state is SampleState.NO_DATA and view.seen.traffic.weight(view.progress.canary) == 0:
+        blind = None  # who has no traffic cannot show any: first it must get its weight back
     if blind is None:
         return _see_again(view) if hold is not None else None
     policy = _policy(view, blind)
