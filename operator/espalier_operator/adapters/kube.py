@@ -56,6 +56,10 @@ class ForbiddenError(KubeError):
     """401 or 403: RBAC or admission refuses us."""
 
 
+class NamespaceTerminatingError(ForbiddenError):
+    """403 because the namespace is being deleted: nothing can be created in it any more."""
+
+
 class GoneError(KubeError):
     """410: the resourceVersion of a watch is too old. List again."""
 
@@ -75,11 +79,13 @@ class Kube(Protocol):
 
     async def delete(self, ref: ObjectRef, *, propagation: str = "Background", uid: str | None = None) -> None:
         """Delete; an object that is gone already is a success. `uid` guards against deleting a successor of the same
-        name."""
+        name.
+        """
 
     async def patch_status(self, ref: ObjectRef, status: Object, *, resource_version: str | None = None) -> Object:
         """Merge-patch `/status` (None removes a key). With `resource_version`, raises ConflictError if it is not the
-        current one."""
+        current one.
+        """
 
     async def set_finalizers(self, ref: ObjectRef, finalizers: Sequence[str], *, resource_version: str) -> Object:
         """Replace metadata.finalizers if the object is still at that version, else raise ConflictError."""
@@ -248,10 +254,12 @@ _BY_CODE: Mapping[int, type[KubeError]] = {
 
 def _error(code: int, data: bytes, what: str, retry_after: str | None) -> KubeError:
     try:
-        message = json.loads(data).get("message", "")
+        status = json.loads(data)
+        message = status.get("message", "")
+        causes = {cause.get("reason") for cause in (status.get("details") or {}).get("causes") or ()}
     except (ValueError, AttributeError):
-        message = data[:200].decode(errors="replace")
-    kind = _BY_CODE.get(code, UnavailableError)
+        message, causes = data[:200].decode(errors="replace"), set()
+    kind = NamespaceTerminatingError if "NamespaceTerminating" in causes else _BY_CODE.get(code, UnavailableError)
     seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
     return kind(code, f"{what}: HTTP {code}: {message}", seconds)
 

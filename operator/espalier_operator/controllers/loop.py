@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from espalier_operator import telemetry
-from espalier_operator.adapters.kube import ConflictError, KubeError, NotFoundError, Object
+from espalier_operator.adapters.kube import ConflictError, KubeError, NamespaceTerminatingError, NotFoundError, Object
 from espalier_operator.adapters.watches import Caches, is_own, model_of
 
 if TYPE_CHECKING:
@@ -53,14 +53,16 @@ class Controller(Protocol):
 
     def holds(self, obj: Object) -> bool:
         """True when deletion must wait for `finalize` (then our finalizer is put on the object before anything
-        else)."""
+        else).
+        """
 
     async def reconcile(self, key: Key) -> timedelta | None:
         """Observe, decide, apply once. Returns when to look again at the latest; None leaves it to wake-ups."""
 
     async def finalize(self, key: Key) -> bool:
         """The object is being deleted and carries our finalizer: do what must be done before it goes. True releases
-        it."""
+        it.
+        """
 
     def forget(self, key: Key) -> None:
         """The object is gone: drop its metric series and memory."""
@@ -94,7 +96,8 @@ class Loops:
 
     def changed(self, obj: Object) -> None:
         """A watched object changed (the caches' `on_change`): start its loop if it is ours, and wake all loops of its
-        model."""
+        model.
+        """
         namespace = obj["metadata"].get("namespace", "")
         if is_own(obj):
             key = Key(obj["kind"], namespace, obj["metadata"]["name"])
@@ -113,7 +116,8 @@ class Loops:
 
     def overdue(self) -> tuple[float, Key | None]:
         """Seconds by which the latest loop missed its next pass or the end of its present one, and which; (0, None)
-        when all are in time."""
+        when all are in time.
+        """
         if not self._due:
             return 0.0, None
         key = min(self._due, key=self._due.__getitem__)
@@ -182,16 +186,25 @@ class Loops:
             if controller.holds(obj):
                 await self._executor.hold(obj)
             return await controller.reconcile(key)
-        if await controller.finalize(key):
-            latest = self._caches.of(controller.resource).get(key.namespace, key.name)
-            if latest is not None:
-                await self._executor.release(latest)
-            return None
-        return timedelta(seconds=FIRST_DELAY)
+        if not await self._finalized(controller, key):
+            return timedelta(seconds=FIRST_DELAY)
+        latest = self._caches.of(controller.resource).get(key.namespace, key.name)
+        if latest is not None:
+            await self._executor.release(latest)
+        return None
+
+    async def _finalized(self, controller: Controller, key: Key) -> bool:
+        """What must be done before the object goes; in a namespace that is going as well, nothing can and need be done."""
+        try:
+            return await controller.finalize(key)
+        except NamespaceTerminatingError as error:
+            LOG.info("%s %s/%s: let go with its namespace: %s", key.kind, key.namespace, key.name, error)
+            return True
 
     async def _sleep(self, key: Key, delay: float, *, patient: bool) -> None:
         """Wait for a wake-up or `delay` seconds; after a failure (`patient`) at least a second, so that wake-ups
-        cannot drive a hot loop."""
+        cannot drive a hot loop.
+        """
         self._due[key] = self._clock() + delay
         pause = min(delay, FIRST_DELAY) if patient else 0.0
         await asyncio.sleep(pause)

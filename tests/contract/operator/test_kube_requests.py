@@ -148,6 +148,25 @@ async def test_every_code_has_its_error(code: int, error: type[k.KubeError]) -> 
     assert "RegularizedModel vision/digits" in str(caught.value)
 
 
+async def test_a_terminating_namespace_is_told_apart_from_missing_rights() -> None:
+    causes = [
+        {
+            "reason": "NamespaceTerminating",
+            "message": "namespace vision is being terminated",
+            "field": "metadata.namespace",
+        }
+    ]
+    async with served((403, {"message": "forbidden", "details": {"causes": causes}}), (403, {"message": "no"})) as (
+        kube,
+        _,
+    ):
+        with pytest.raises(k.NamespaceTerminatingError):
+            await kube.apply(JOB)
+        with pytest.raises(k.ForbiddenError) as caught:
+            await kube.apply(JOB)
+    assert not isinstance(caught.value, k.NamespaceTerminatingError)
+
+
 async def test_garbage_and_silence_are_unavailable_never_a_hang() -> None:
     async def silent(_: web.Request) -> web.StreamResponse:
         await asyncio.sleep(5)

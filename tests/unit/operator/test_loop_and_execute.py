@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from espalier_operator.adapters.events import Recorder
-from espalier_operator.adapters.kube import ConflictError, UnavailableError
+from espalier_operator.adapters.kube import ConflictError, NamespaceTerminatingError, UnavailableError
 from espalier_operator.adapters.resources import MODELS
 from espalier_operator.adapters.watches import Caches
 from espalier_operator.controllers.execute import Executor
@@ -148,6 +148,23 @@ async def test_an_object_deleted_while_the_operator_was_down_is_still_finalized(
     async with running(kube, controller):
         await eventually(lambda: REF not in kube.objects)
     assert (controller.finalized, controller.passes) == (1, 0)
+
+
+async def test_a_namespace_that_is_going_is_not_held_up() -> None:
+    """Seen on a real cluster: the route was gone with its namespace, could not be made again, and the finalizer hung for ever."""
+
+    class CannotCreate(Recorded):
+        async def finalize(self, key: Key) -> bool:
+            self.finalized += 1
+            raise NamespaceTerminatingError(403, "unable to create new content in namespace vision")
+
+    kube, controller = FakeKube(), CannotCreate(holds=True)
+    async with running(kube, controller):
+        kube.put(model())
+        await eventually(lambda: controller.passes == 1)
+        await kube.delete(REF)
+        await eventually(lambda: REF not in kube.objects)
+    assert controller.finalized == 1
 
 
 async def test_a_stuck_pass_is_cut_off_and_a_late_loop_is_noticed() -> None:
