@@ -13,6 +13,7 @@ import math
 import platform
 import sys
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bench import judge_rules as rules
-from bench.judge_traffic import BLOCK_SECONDS, Incident, Scenario, Traffic
+from bench.judge_traffic import BLOCK_SECONDS, BLOCKS_PER_MINUTE, Incident, Scenario, Traffic
 from espalier_operator.decisions.judge import ArmCounts, BlockCounts, EvidenceState, advance
 from espalier_operator.decisions.judge.dispersion import HISTORY_BLOCKS
 from espalier_operator.decisions.judge.eprocess import log_mean_exp
@@ -34,7 +35,7 @@ FALSE_ABORTS_IN_INCIDENTS = 0.005
 
 DETECTION = {
     "S1 200 rps, stable 0.5 %": (Scenario(200, stable_ratio=0.005), (1, 1.5, 2, 3, 5, 10)),
-    "S2 20 rps, stable 1 %": (Scenario(20, stable_ratio=0.01), (1, 2, 3, 5, 10)),
+    "S2 20 rps, stable 1 %": (Scenario(20, stable_ratio=0.01), (1, 1.5, 2, 3, 5, 10)),
     "S3 2 rps, stable 1 %": (Scenario(2, stable_ratio=0.01), (1, 5, 10, 30)),
 }
 BARS_X3 = {"S1 200 rps, stable 0.5 %": 2.0, "S2 20 rps, stable 1 %": 6.0}
@@ -95,21 +96,30 @@ def quantile(minutes: rules.Floats, q: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def judge_all(rng: np.random.Generator, scenario: Scenario, runs: int) -> dict[str, Cell]:
+def judge_all(scenario: Scenario, runs: int) -> dict[str, Cell]:
     """Every rule on the same traffic; ours with the dispersion it would have measured on the past of stable."""
+    rng = seeded(scenario)
     traffic = scenario.draw(rng, runs)
     past = replace(scenario, harm=1.0, incident=None, ahead=0.0, blocks=HISTORY_BLOCKS).draw(rng, runs)
     phi = rules.dispersion(past)
     agree(traffic, phi)
     judges: Mapping[str, Callable[[Traffic], rules.Indices]] = {
         OURS: lambda seen: rules.sequential(seen, rules.DEFAULT, phi),
-        "espalier strict": lambda seen: rules.sequential(seen, rules.STRICT),
-        "no cap, no dispersion": lambda seen: rules.sequential(seen, replace(rules.DEFAULT, cap=math.inf)),
+        "espalier, no suspicion first": lambda seen: rules.sequential(seen, rules.DEFAULT, phi, suspicion=-math.inf),
+        "espalier strict": lambda seen: rules.sequential(seen, rules.STRICT, suspicion=-math.inf),
+        "no cap, no dispersion": lambda seen: rules.sequential(
+            seen, replace(rules.DEFAULT, cap=math.inf), suspicion=-math.inf
+        ),
         "Argo docs": rules.argo_docs,
         "Flagger docs": rules.flagger_docs,
         "naive z, 1 min": rules.naive_z,
     }
     return {name: summarise(name, traffic, judge(traffic), scenario.onset) for name, judge in judges.items()}
+
+
+def seeded(scenario: Scenario) -> np.random.Generator:
+    """Random numbers of one scenario: another scenario more or less changes none of the others."""
+    return np.random.default_rng([SEED, zlib.crc32(repr(scenario).encode())])
 
 
 def agree(traffic: Traffic, phi: rules.Floats, runs: int = 3) -> None:
@@ -127,15 +137,23 @@ def agree(traffic: Traffic, phi: rules.Floats, runs: int = 3) -> None:
                 raise AssertionError(f"run {run}, block {block}: the operator and the benchmark disagree")
 
 
-def inconclusive_at_step_end(rng: np.random.Generator, runs: int) -> dict[str, float]:
-    """Share of good canaries that would pause at the end of a 10-minute step: evidence half-way to a Fail by then."""
-    shares = {}
+def good_canaries(runs: int) -> dict[str, dict[str, float | None]]:
+    """How a good canary fares: the share that pauses after a 10-minute step (evidence half-way to a Fail), and how long the
+    proof takes that `requireEvidence` asks for.
+    """
+    rows: dict[str, dict[str, float | None]] = {}
     for name, (scenario, _) in DETECTION.items():
-        traffic = replace(scenario, blocks=20).draw(rng, runs)
+        rng = seeded(scenario)
+        traffic = scenario.draw(rng, runs)
         phi = rules.dispersion(replace(scenario, blocks=HISTORY_BLOCKS).draw(rng, runs))
-        at_end = rules.log_evidence(traffic, rules.DEFAULT, phi)[:, -1]
-        shares[name] = float((at_end >= math.log(rules.DEFAULT.abort_at) / 2).mean())
-    return shares
+        after_step = rules.log_evidence(traffic, rules.DEFAULT, phi)[:, 10 * BLOCKS_PER_MINUTE - 1]
+        proven = summarise("proof", traffic, rules.proven_good(traffic, rules.DEFAULT, phi))
+        rows[name] = {
+            "pausedAfterStep": float((after_step >= math.log(rules.DEFAULT.abort_at) / 2).mean()),
+            "provenWithinHour": proven.aborted,
+            "medianMinutesToProof": proven.median_minutes,
+        }
+    return rows
 
 
 def table(title: str, rows: Mapping[str, Mapping[str, Cell]]) -> None:
@@ -179,19 +197,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="where the JSON goes")
     arguments = parser.parse_args()
     runs = arguments.runs or (600 if arguments.quick else 4000)
-    rng, began = np.random.default_rng(SEED), time.monotonic()
+    began = time.monotonic()
     print(f"{runs} canaries per cell, seed {SEED}, blocks of {BLOCK_SECONDS} s, 60 min, canary 10 %; ", end="")
     print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}")
     detection = {}
     for name, (scenario, harms) in DETECTION.items():
-        detection[name] = {f"x{harm:g}": judge_all(rng, replace(scenario, harm=harm), runs) for harm in harms}
+        detection[name] = {f"x{harm:g}": judge_all(replace(scenario, harm=harm), runs) for harm in harms}
         table(name, detection[name])
-    nuisances = {name: judge_all(rng, scenario, runs) for name, scenario in NUISANCES.items()}
+    nuisances = {name: judge_all(scenario, runs) for name, scenario in NUISANCES.items()}
     table("Acceptable canaries: every abort is false", nuisances)
-    late = {name: judge_all(rng, scenario, runs) for name, scenario in LATE.items()}
+    late = {name: judge_all(scenario, runs) for name, scenario in LATE.items()}
     table("Harm that begins late: minutes since it began", late)
-    pauses = inconclusive_at_step_end(rng, runs)
-    print("\ngood canaries that pause after a 10-minute step:", {name: round(v, 4) for name, v in pauses.items()})
+    good = good_canaries(runs)
+    print(f"\n## Good canaries\n{json.dumps(good, indent=1)}")
     results = bars(detection, nuisances)
     print("\n| bar | measured | at most | |\n|---|---|---|---|")
     for what, measured, bar in results:
@@ -206,7 +224,7 @@ def main() -> int:
         "detection": plain(detection),
         "nuisances": plain(nuisances),
         "late": plain(late),
-        "inconclusiveAtStepEnd": pauses,
+        "good": good,
         "bars": [{"what": what, "measured": measured, "bar": bar} for what, measured, bar in results],
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

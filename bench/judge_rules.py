@@ -6,6 +6,7 @@ Each takes traffic and gives, per canary, the index of the block after which it 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +14,12 @@ import numpy as np
 from bench.judge_traffic import BLOCKS_PER_MINUTE
 from espalier_operator.decisions.judge import SequentialParams
 from espalier_operator.decisions.judge.dispersion import MAX_PHI
-from espalier_operator.decisions.judge.evidence import HARMS
+from espalier_operator.decisions.judge.eprocess import SUSPICION
+from espalier_operator.decisions.judge.evidence import HARMS, RELIEFS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from bench.judge_traffic import Traffic
@@ -28,25 +32,37 @@ DEFAULT = SequentialParams("default")
 _Z95 = 1.6448536269514722  # one-sided 5 % point of the normal distribution
 
 
-def log_evidence(traffic: Traffic, params: SequentialParams, phi: Floats | float = 1.0) -> Floats:
+def log_evidence(
+    traffic: Traffic, params: SequentialParams, phi: Floats | float = 1.0, harms: Sequence[float] = HARMS
+) -> Floats:
     """Ln E after every block, shape (runs, blocks): the formula of `decisions.judge.eprocess` over arrays."""
     n_c, k_c = traffic.canary_total.astype(float), traffic.canary_bad
     n_s, k_s = traffic.stable_total.astype(float), traffic.stable_bad
     divisor = np.reshape(np.asarray(phi, float), (-1, 1))
     total: Floats = np.full(n_c.shape, -np.inf)
-    for harm in HARMS:
+    for harm in harms:
         allowed = n_c * params.ratio
         c = np.divide(allowed + n_s, allowed * harm + n_s, out=np.ones_like(n_c), where=n_c > 0)
         a = harm * c
         inc = k_c * np.log(a) + k_s * np.log(c) - n_c * params.floor * (a - 1)
         total = np.logaddexp(total, np.cumsum(np.minimum(np.where(n_c > 0, inc, 0.0) / divisor, params.cap), axis=1))
-    return total - math.log(len(HARMS))
+    return total - math.log(len(harms))
 
 
-def sequential(traffic: Traffic, params: SequentialParams, phi: Floats | float = 1.0) -> Indices:
+def sequential(
+    traffic: Traffic, params: SequentialParams, phi: Floats | float = 1.0, *, suspicion: float = SUSPICION
+) -> Indices:
     """Our judge, looking after every block."""
     enough = (traffic.canary_total.cumsum(1) >= params.min_requests) & (traffic.canary_bad.cumsum(1) >= params.min_bad)
-    return first(enough & (log_evidence(traffic, params, phi) >= math.log(params.abort_at)))
+    evidence, line = log_evidence(traffic, params, phi), math.log(params.abort_at)
+    suspected = np.concatenate([np.zeros((traffic.runs, 1)), evidence[:, :-1]], axis=1) >= line * suspicion
+    return first(enough & suspected & (evidence >= line))
+
+
+def proven_good(traffic: Traffic, params: SequentialParams, phi: Floats | float = 1.0) -> Indices:
+    """The block after which `requireEvidence` would let a canary pass: not `pass_ratio` times worse than stable."""
+    null = replace(params, ratio=params.pass_ratio, floor=0.0)
+    return first(log_evidence(traffic, null, phi, RELIEFS) >= math.log(20))
 
 
 def dispersion(history: Traffic) -> Floats:

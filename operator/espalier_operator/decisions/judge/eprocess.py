@@ -42,12 +42,25 @@ if TYPE_CHECKING:
 
     from espalier_operator.decisions.judge.counts import BlockCounts
 
-__all__ = ["CAP", "SequentialParams", "advance", "coverage_gap", "judge", "log_mean_exp", "skip", "split_alpha"]
+__all__ = [
+    "CAP",
+    "SUSPICION",
+    "SequentialParams",
+    "advance",
+    "coverage_gap",
+    "judge",
+    "log_mean_exp",
+    "skip",
+    "split_alpha",
+]
 
 CAP: Final = math.log(10)
 """Most evidence one block may add: two at least decide, so a shared incident that the canary shows first does not."""
 MAX_COVERAGE_GAP: Final = 0.2
 """Arms whose labelled shares differ by more than this part of the larger one are not comparable."""
+SUSPICION: Final = 0.5
+"""Part of the way to a Fail, on the log scale, from which a canary is suspected. A Fail needs a block before it to have
+raised the suspicion: one block, however bad, never carries a calm canary over the line (docs/adr/0006)."""
 _EXP_LIMIT: Final = 700.0  # exp() of more overflows a double
 
 
@@ -96,6 +109,7 @@ def advance(state: EvidenceState, block: BlockCounts, params: SequentialParams) 
     relief = replace(null, ratio=params.pass_ratio, floor=0.0)
     return replace(
         state,
+        before=floor_to(log_mean_exp(state.log_e), EVIDENCE_UNITS),
         log_e=_add(state.log_e, null.increments(block, HARMS), EVIDENCE_UNITS),
         pass_log_e=_add(state.pass_log_e, relief.increments(block, RELIEFS), EVIDENCE_UNITS),
         ladder=ladder,
@@ -121,7 +135,8 @@ def judge(state: EvidenceState, params: SequentialParams) -> Verdict:
     against = log_mean_exp(state.log_e)
     comparable = state.canary.total >= params.min_requests and coverage_gap(state) <= MAX_COVERAGE_GAP
     kind = VerdictKind.CONTINUE
-    if comparable and state.canary.bad >= params.min_bad and against >= math.log(params.abort_at):
+    line = math.log(params.abort_at)
+    if comparable and state.canary.bad >= params.min_bad and against >= line and state.before >= line * SUSPICION:
         kind = VerdictKind.FAIL
     elif comparable and params.beta is not None and log_mean_exp(state.pass_log_e) >= -math.log(params.beta):
         kind = VerdictKind.PASS

@@ -40,12 +40,13 @@ Row = tuple[float, ...]
 class EvidenceState:
     """Everything seen of one SLI since the canary's first block.
 
-    `log_e` has one ln E per harm of HARMS, `pass_log_e` one per RELIEFS, `ladder` one row of HARMS per ratio of LADDER;
-    `at_least` is the highest ratio proven so far. `dispersion` is phi, fixed before the first block. `idle_blocks`
-    counts the latest blocks without a canary request.
+    `log_e` has one ln E per harm of HARMS, `before` is the ln of their mean as it was one block ago; `pass_log_e` has one
+    per RELIEFS, `ladder` one row of HARMS per ratio of LADDER; `at_least` is the highest ratio proven so far. `dispersion`
+    is phi, fixed before the first block. `idle_blocks` counts the latest blocks without a canary request.
     """
 
     log_e: Row = (0.0,) * len(HARMS)
+    before: float = 0.0
     canary: ArmCounts = NO_COUNTS
     stable: ArmCounts = NO_COUNTS
     blocks: int = 0
@@ -65,7 +66,7 @@ class EvidenceState:
             "dispersion": self.dispersion,
             "logE": list(self.log_e),
             "sums": self._sums(),
-            "extra": {"idleBlocks": float(self.idle_blocks), **dict(zip(_RELIEF_KEYS, self.pass_log_e, strict=True))},
+            "extra": self._extra(),
             "bounds": ";".join(",".join(f"{value:.4f}" for value in row) for row in self.ladder),
         }
         if self.dispersion_note:
@@ -85,6 +86,7 @@ class EvidenceState:
         at_least = status.get("atLeast")
         return cls(
             log_e=_row(status.get("logE"), fresh.log_e, "logE"),
+            before=float(extra.get("before", 0.0)),
             canary=ArmCounts(float(sums.get("canaryTotal", 0)), float(sums.get("canaryBad", 0))),
             stable=ArmCounts(float(sums.get("stableTotal", 0)), float(sums.get("stableBad", 0))),
             blocks=int(status.get("blocks", 0)),
@@ -97,6 +99,10 @@ class EvidenceState:
             pass_log_e=_row(reliefs, fresh.pass_log_e, "extra.passLogE"),
             ladder=_ladder(status.get("bounds"), fresh.ladder),
         )
+
+    def _extra(self) -> dict[str, float]:
+        reliefs = dict(zip(_RELIEF_KEYS, self.pass_log_e, strict=True))
+        return {"before": self.before, "idleBlocks": float(self.idle_blocks), **reliefs}
 
     def _sums(self) -> dict[str, float]:
         sums = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from espalier_operator.decisions.judge.counts import BlockCounts
 from espalier_operator.decisions.judge.dispersion import HISTORY_BLOCKS, measure_dispersion
-from espalier_operator.decisions.judge.eprocess import MAX_COVERAGE_GAP, advance, coverage_gap, judge, skip
+from espalier_operator.decisions.judge.eprocess import MAX_COVERAGE_GAP, SUSPICION, advance, coverage_gap, judge, skip
 from espalier_operator.decisions.judge.evidence import BOUND_UNITS, EvidenceState, floor_to
 from espalier_operator.decisions.judge.look import Look, waiting
 from espalier_operator.decisions.judge.queries import Arms, Query, RangeQuery, one_model
@@ -186,7 +185,7 @@ class SequentialSli:
                 SampleState.INCONCLUSIVE,
                 f"label coverage of the arms differs by {gap:.0%}; {MAX_COVERAGE_GAP:.0%} at most",
             )
-        if verdict.evidence >= math.sqrt(verdict.abort_at):
+        if verdict.evidence >= verdict.abort_at**SUSPICION:
             return SampleState.INCONCLUSIVE, "evidence against the canary, not enough for a verdict"
         if self.params.beta is not None and verdict.kind is not VerdictKind.PASS:
             return SampleState.INCONCLUSIVE, "not enough evidence for the canary yet"

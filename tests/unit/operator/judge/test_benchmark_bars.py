@@ -18,7 +18,7 @@ RUNS = 400
 
 
 def ours(scenario: Scenario) -> bench.Cell:
-    return bench.judge_all(np.random.default_rng(bench.SEED), scenario, RUNS)[bench.OURS]
+    return bench.judge_all(scenario, RUNS)[bench.OURS]
 
 
 @pytest.mark.parametrize("name", bench.DETECTION)

@@ -115,6 +115,19 @@ def test_few_events_prove_nothing(counts: tuple[int, int, int, int], reason: str
     assert verdict.kind is VerdictKind.CONTINUE
 
 
+def test_one_block_never_convicts_a_calm_canary() -> None:
+    """Half-way to 20 is 4.47: E was 1.0 before the last block, however bad that one is."""
+    calm = run(MARGIN, (100, 0, 900, 9))
+    shocked = advance(calm, block(1, 100, 60, 900, 9), MARGIN)
+    assert judge(shocked, MARGIN).evidence > 1000
+    assert judge(shocked, MARGIN).kind is VerdictKind.CONTINUE
+    assert judge(advance(shocked, block(2, 100, 60, 900, 9), MARGIN), MARGIN).kind is VerdictKind.FAIL
+
+
+def test_the_worked_example_was_suspected_before() -> None:
+    assert run(DEFAULT, *EXAMPLE).before == pytest.approx(1.608537, abs=5e-7)  # E = 5.0 after two blocks
+
+
 def test_alpha_is_shared_by_weight() -> None:
     assert split_alpha(0.05, [1, 1, 1]) == pytest.approx((0.05 / 3,) * 3)
     assert split_alpha(0.06, [2, 1]) == pytest.approx((0.04, 0.02))
@@ -125,6 +138,7 @@ def test_after_promotion_the_record_stands_in_for_stable() -> None:
     params = SequentialParams("errors", baseline=0.005, ratio=2.0, floor=0.0, cap=math.inf)
     state = run(params, (1000, 50, 0, 0))
     assert state.log_e[HARMS.index(4.0)] == pytest.approx(50 * math.log(4) - 1000 * 0.01 * 3, abs=2e-9)
+    state = run(params, (1000, 50, 0, 0), (1000, 50, 0, 0))
     assert judge(state, params).kind is VerdictKind.FAIL
     assert "vs the recorded 0.50 %" in judge(state, params).sentence
 
