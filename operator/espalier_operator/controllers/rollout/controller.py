@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from espalier_api import names
 from espalier_api.rollout import CanaryRolloutSpec, CanaryRolloutStatus
 from espalier_operator.adapters.analysis import Canary
+from espalier_operator.adapters.kube import ForbiddenError
 from espalier_operator.adapters.objectstore import ObjectStore, StoreDownError, StoreError
 from espalier_operator.adapters.resources import CONFIG_MAPS, DEPLOYMENTS, ROLLOUTS, SERVICES
 from espalier_operator.adapters.traffic import Router, Target
@@ -48,6 +49,9 @@ LOG = logging.getLogger(__name__)
 
 STORE_RETRY: Final = timedelta(seconds=5)
 """A re-created rollout waits for the store to tell its former champion, rather than start from nothing."""
+
+FORBIDDEN_PATIENCE: Final = timedelta(minutes=2)
+"""How long a deletion waits for rights that were taken away, before it lets the object go."""
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -117,8 +121,17 @@ class RolloutController:
         return None if plan is None else self._next(key, plan)
 
     async def finalize(self, key: Key) -> bool:
-        """See Controller."""
-        plan = await self._pass(key)
+        """See Controller. A finalizer never hangs: not in a namespace that is going itself, and not for want of rights."""
+        try:
+            plan = await self._pass(key)
+        except ForbiddenError as error:
+            obj = self._caches.of(ROLLOUTS).get(key.namespace, key.name)
+            since = parse_time(obj["metadata"]["deletionTimestamp"]) if obj is not None else self._clock()
+            going = "is being terminated" in str(error)  # the API server's words; it gives no other sign of it
+            if not going and self._clock() < since + FORBIDDEN_PATIENCE:
+                raise
+            LOG.warning("%s/%s: left without giving traffic back: %s", key.namespace, key.name, error)
+            return True
         return plan is None or plan.release
 
     def forget(self, key: Key) -> None:
