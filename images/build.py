@@ -60,34 +60,47 @@ class Workshop:
             ImageError: a build failed.
 
         """
-        wanted = [(image, self.archive(image)) for image in catalog.chosen(names)]
-        if missing := [image for image, archive in wanted if not archive.path.exists()]:
-            self.engine.prepare(progress)
-            with lock.held(store.folder() / "build.lock", what="the images", wait=True):
-                if any(image.default_base != "scratch" for image in missing):
-                    bases.ensure(self.base, self.engine, progress)
-                for image, archive in wanted:
-                    if not archive.path.exists():  # another process may have built it while this one waited
-                        self._build(image, archive, progress)
-        for _, archive in wanted:
+        archives = []
+        built = False
+        for image in catalog.chosen(names):
+            archive = self.archive(image)
+            if not archive.path.exists():
+                archive = self._build(image, progress)
+                built = True
             store.touch(archive)
-        if missing:
+            archives.append(archive)
+        if built:
             self.prune(progress)
-        return [archive for _, archive in wanted]
+        return archives
 
-    def _build(self, image: Image, archive: store.Archive, progress: Progress) -> None:
+    def _build(self, image: Image, progress: Progress) -> store.Archive:
+        """Build an image from a copy of its files: they may change while it builds, its tag must not lie.
+
+        Processes that build different images don't wait for each other.
+        """
+        self.engine.prepare(progress)
+        with staged(image) as context:
+            copy = replace(image, root=context)
+            archive = self.archive(copy)
+            with lock.held(store.folder() / "locks" / image.name, what=f"image {image.name}", wait=True):
+                if not archive.path.exists():  # another process may have built it while this one waited
+                    if image.default_base != "scratch":
+                        bases.ensure(self.base, self.engine, progress)
+                    with progress.step(f"image {archive.ref}"):
+                        self._run(copy, archive, progress)
+        return archive
+
+    def _run(self, image: Image, archive: store.Archive, progress: Progress) -> None:
         log = store.folder() / "logs" / f"{image.name}.log"
         log.unlink(missing_ok=True)
-        arguments = self.base.arguments(image.default_base)
-        fresh = archive.path.with_name(f"new-{image.name}.tar.part")
+        job = engines.Job(archive.ref, image.dockerfile, image.root, self.base.arguments(image.default_base), log)
+        if deps := self._dependencies(image, job, progress):
+            job = replace(job, arguments={**job.arguments, "DEPS": deps})
+        self.engine.build(job, progress)
+        fresh = archive.path.with_name(f"new-{image.name}.part")
         fresh.unlink(missing_ok=True)
-        with progress.step(f"image {archive.ref}"), staged(image) as context:
-            job = engines.Job(archive.ref, image.dockerfile, context, arguments, log)
-            if deps := self._dependencies(image, job, progress):
-                job = replace(job, arguments={**arguments, "DEPS": deps})
-            self.engine.build(job, progress)
-            self.engine.save(archive.ref, fresh, log)
-            fresh.rename(archive.path)
+        self.engine.save(archive.ref, fresh, log)
+        fresh.rename(archive.path)
 
     def _dependencies(self, image: Image, job: engines.Job, progress: Progress) -> str:
         """Build the image that holds all but our source, if it is missing; empty if there is no such stage.
@@ -116,7 +129,7 @@ class Workshop:
 
 @contextmanager
 def staged(image: Image) -> Iterator[Path]:
-    """A folder with exactly what the Dockerfile copies, so that nothing else can get into an image.
+    """A folder with the Dockerfile and exactly what it copies, so that nothing else can get into an image.
 
     Yields:
         The folder, which is gone afterwards.
@@ -124,7 +137,9 @@ def staged(image: Image) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(dir=store.folder(), prefix="context-") as name:
         folder = Path(name)
-        for inside, file in {**image.files(), **{key: made.path() for key, made in image.made.items()}}.items():
+        made = {inside: each.path() for inside, each in image.made.items()}
+        recipe = {f"images/{image.name}/Dockerfile": image.dockerfile}
+        for inside, file in {**image.files(), **made, **recipe}.items():
             target = folder / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)

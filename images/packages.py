@@ -6,6 +6,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from cluster import lock
 from images import command, store
 from images.errors import ImageError
 
@@ -27,7 +28,10 @@ def need(program: str, progress: Progress) -> None:
         raise ImageError(f"{program} is not on the PATH", remedy=f"{remedy} (as root), or start docker or podman")
     log = store.folder() / "logs" / "apt.log"
     apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
-    with progress.step(f"install {program} from apt (once)"):
+    with (
+        lock.held(store.folder() / "locks" / "apt", what="apt", wait=True),
+        progress.step(f"install {program} from apt (once)"),
+    ):
         command.run([*apt, "update"], log=log, what="apt-get update", remedy=remedy)
         install = [*apt, "install", "-y", "--no-install-recommends", program]
         command.run(install, log=log, what=f"installation of {program}", remedy=remedy)

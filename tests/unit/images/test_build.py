@@ -110,8 +110,26 @@ def test_a_context_holds_what_is_copied_and_its_modes_do_not_depend_on_the_umask
 ) -> None:
     shop, engine, _ = workshop
     shop.build([], quiet())
-    assert engine.contexts[-1] == {"req.txt": "644", "src/run.sh": "755"}
+    assert engine.contexts[-1] == {"images/demo/Dockerfile": "644", "req.txt": "644", "src/run.sh": "755"}
     assert not list(store.folder().glob("context-*"))
+
+
+def test_a_file_that_changes_during_the_build_does_not_make_the_tag_lie(
+    workshop: tuple[Workshop, Notes, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, engine, root = workshop
+    before = shop.refs()["demo"]
+    seen = []
+
+    def build_while_somebody_edits(job: Job, progress: Progress) -> None:
+        (root / "src/run.sh").write_text("edited meanwhile")
+        seen.append((job.context / "src/run.sh").read_text())
+
+    monkeypatch.setattr(engine, "build", build_while_somebody_edits)
+    (archive,) = shop.build([], quiet())
+    assert archive.ref == before
+    assert seen == ["b", "b"]
+    assert shop.refs()["demo"] != before
 
 
 def test_old_archives_go_and_used_ones_stay(workshop: tuple[Workshop, Notes, Path]) -> None:
