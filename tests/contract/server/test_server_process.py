@@ -156,6 +156,16 @@ def test_a_second_signal_ends_at_once(serve: Callable[..., Any], version: Versio
         assert served.exit_code() == 0
 
 
+def test_a_pod_that_is_deleted_while_it_imports_goes_at_once(serve: Callable[..., Any], version: Version) -> None:
+    with serve(version.config(), PYTHONPROFILEIMPORTTIME="1") as served:
+        deadline = time.monotonic() + 30
+        while "espalier_api" not in served.log():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        served.terminate()
+        assert served.exit_code() == 0
+
+
 def test_a_full_queue_is_429_with_retry_after(serve: Callable[..., Any], version: Version) -> None:
     """Requests of 1,000 rows go to the one thread; the queue holds one, the others hear so at once."""
     limits = ServingLimits(concurrency=1, max_queue=1, max_batch=50_000, max_body_bytes=2**24)
