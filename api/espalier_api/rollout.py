@@ -234,7 +234,11 @@ class SliStatus(StatusModel):
     sums: dict[str, float] = Field(default_factory=dict, max_length=32)
     """Counts so far, by arm: canaryTotal, canaryBad, stableTotal, stableBad."""
     extra: dict[str, float] = Field(default_factory=dict, max_length=64)
-    """Further numbers of the judge, e.g. evidence at other ratios."""
+    """Further numbers of the judge: evidence one block ago, blocks without traffic, evidence for the canary."""
+    bounds: str | None = Field(default=None, max_length=2048)
+    """Evidence behind `atLeast`, packed: one row per ratio, one number per hypothesised harm."""
+    dispersion_note: str | None = Field(default=None, max_length=256)
+    """Why dispersion is 1 where it could not be measured."""
     failures: int = 0
     """Breaches of a threshold."""
     errors_in_a_row: int = 0
