@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
+STAGED = ROOT / ".cache" / "stage.json"
 SYSTEM = "espalier-system"
 RELEASE = "espalier"
 OUR_IMAGES = ("operator", "trainer", "server", "loadgen")
@@ -42,8 +43,11 @@ def python(*args: str) -> list[str]:
 
 
 def refs() -> dict[str, str]:
-    """Image name -> reference, by the content of this checkout."""
-    return dict(Workshop.open().refs(OUR_IMAGES))
+    """Image name -> reference, as loaded by the latest `set_up`. A source file edited since then changes nothing here."""
+    if not STAGED.exists():
+        raise StageError("the stage is not set: no images were loaded. Run `python -m tools.stage`")
+    found: dict[str, str] = json.loads(STAGED.read_text())
+    return found
 
 
 def set_up(context: str | None = None) -> Cluster:
@@ -58,6 +62,8 @@ def set_up(context: str | None = None) -> Cluster:
     cluster = Cluster.load(DEFAULT_NAME)
     with Progress().step("images into the cluster"):
         cluster.load_image(*(archive.path for archive in archives))
+    STAGED.parent.mkdir(parents=True, exist_ok=True)
+    STAGED.write_text(json.dumps({archive.name: archive.ref for archive in archives}, indent=1) + "\n")
     with Progress().step("chart"):
         install(cluster)
     return cluster

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Series = dict[str, tuple[list[float], list[float]]]  # label -> (seconds since the demo began, values)
 
+FLOOR = 1e-3  # the logarithmic axis ends here; evidence against harm goes on towards 0
 REQUESTS = 'sum by (version) (rate(inference_requests_total{{namespace="{namespace}", model="digits"}}[10s]))'
 WRONG = (
     'sum by (version) (rate(model_feedback_total{{namespace="{namespace}", model="digits", result="wrong"}}[10s]))'
@@ -64,15 +65,13 @@ def draw(path: Path, samples: Sequence[Sample], requests: Series, wrong: Series)
 
 
 def _draw_evidence(panel: Any, samples: Sequence[Sample]) -> None:  # noqa: ANN401 - matplotlib's Axes has no useful stubs here
+    canaries = sorted({sample.canary for sample in samples if sample.canary})
     names = sorted({name for sample in samples for name in sample.evidence})
-    for name in names:
-        seen = [
-            (sample.at, max(sample.evidence[name], 1e-3))
-            for sample in samples
-            if name in sample.evidence and sample.canary
-        ]
-        if seen:
-            panel.plot([at for at, _ in seen], [value for _, value in seen], label=name)
+    for colour, name in enumerate(names):
+        for index, canary in enumerate(canaries):  # one line per canary: evidence starts anew with each
+            seen = [(s.at, max(s.evidence[name], FLOOR)) for s in samples if s.canary == canary and name in s.evidence]
+            label = name if index == 0 else None
+            panel.plot([at for at, _ in seen], [value for _, value in seen], label=label, color=f"C{colour}")
     limits = [limit for sample in samples for limit in sample.abort_at.values()]
     if limits:
         panel.axhline(max(limits), color="tab:red", linestyle="--", label=f"abort at {max(limits):.0f}")

@@ -25,6 +25,8 @@ from espalier_cli.demo.world import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+AFTERMATH = 8.0  # seconds of traffic after the rollback: the picture shows that the champion has it
+
 
 def play(story: Story, image: str, traffic: Traffic, picture: Path) -> None:
     """The whole demo. Raises DemoError when the cluster does anything else than the product promises."""
@@ -57,6 +59,7 @@ def _acts(story: Story, digits: Digits, image: str, traffic: Traffic) -> tuple[s
     good = second_act(story, plain)
     _title(story, "(c) a version that passes its offline gates and is bad in production")
     bad = third_act(story, good)
+    story.watch(AFTERMATH)
     story.tell(f"served     {_served(traffic_report(story.kube))}")
     return plain, good, bad
 
