@@ -5,7 +5,7 @@ Nothing in it changes on every pass: times are those of transitions, and what is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,8 @@ def status_of(picture: Picture, before: Mapping[str, Any]) -> dict[str, Any]:
         columns=_columns(picture),
     ).dump()
     existing: Sequence[Mapping[str, Any]] = before.get("conditions") or ()
-    status["conditions"] = upsert(existing, conditions(picture), generation=picture.spec.generation, now=picture.now)
+    wanted = (replace(each, type=str(each.type), reason=str(each.reason)) for each in conditions(picture))
+    status["conditions"] = upsert(existing, wanted, generation=picture.spec.generation, now=picture.now)
     status["slis"] = [_sli(entry) for entry in picture.looks.values()]
     return status
 

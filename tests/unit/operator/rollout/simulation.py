@@ -146,14 +146,23 @@ class World:
                 self._serial += 1
                 digest = "sha256:lie" if version in self.liars else f"sha256:{version}"
                 self.pods.append(
-                    SimPod(f"{version}-{self._serial}", version, self.now, changed=self.now, digest=digest, unschedulable=self.nodes_full)
+                    SimPod(
+                        f"{version}-{self._serial}",
+                        version,
+                        self.now,
+                        changed=self.now,
+                        digest=digest,
+                        unschedulable=self.nodes_full,
+                    )
                 )
             for extra in mine[wanted:]:
                 self.pods.remove(extra)
         self.pods = [p for p in self.pods if p.version in self.replicas]
 
     # --- writes of the operator ------------------------------------------------------------------------------------
-    def write_route(self, weights: dict[str, int], mark: Mark | None, based_on: int, ready_seen: set[str], stable: str | None) -> None:
+    def write_route(
+        self, weights: dict[str, int], mark: Mark | None, based_on: int, ready_seen: set[str], stable: str | None
+    ) -> None:
         """Server-side apply with a precondition; every rise of weight is checked against what the operator could know."""
         if based_on != self.route.version:
             raise ConflictError("route")
@@ -176,7 +185,12 @@ class World:
         if based_on != self.stored.version:
             raise ConflictError("status")
         before, after = self.stored.progress, stored.progress
-        if (stored.progress, stored.blocks, stored.verdict, stored.state) == (before, self.stored.blocks, self.stored.verdict, self.stored.state):
+        if (stored.progress, stored.blocks, stored.verdict, stored.state) == (
+            before,
+            self.stored.blocks,
+            self.stored.verdict,
+            self.stored.state,
+        ):
             return
         attempt, stage, time = gained
         self.truth.seen_data[attempt, stage] = self.truth.seen_data.get((attempt, stage), timedelta(0)) + time
@@ -190,7 +204,11 @@ class World:
                 self.complain(f"condemned {after.stable.name} became champion")
         if before.stable is not None and after.stable is None:
             self.complain("the champion was forgotten")
-        moved_on = after.attempt == before.attempt and (after.stage > before.stage or after.state is State.PROMOTING) and before.state is State.STEPPING
+        moved_on = (
+            after.attempt == before.attempt
+            and (after.stage > before.stage or after.state is State.PROMOTING)
+            and before.state is State.STEPPING
+        )
         asked = after.answer != before.answer
         if moved_on and not asked and after.state is not State.ROLLING_BACK:
             seen = self.truth.seen_data.get((before.attempt, before.stage), timedelta(0))
@@ -312,7 +330,11 @@ class Operator:
             if failure.outcome is Outcome.ROLLED_BACK:
                 truth.condemned[progress.canary.name] = progress.attempt
                 truth.retried.discard(progress.canary.name)
-        if effect is Effect.STATUS and any(note.reason == "Retried" for note in plan.notes) and progress.canary is not None:
+        if (
+            effect is Effect.STATUS
+            and any(note.reason == "Retried" for note in plan.notes)
+            and progress.canary is not None
+        ):
             truth.retried.add(progress.canary.name)
 
     def _analyse(self, seen: Seen) -> tuple[Seen, Stored, tuple[str, int, timedelta]]:
@@ -339,7 +361,9 @@ class Operator:
         )  # fmt: skip
         seen = replace(seen, readings=(reading,) if judged else (), spans=tuple(spans), backlog=backlog)
         since = progress.clock.counts_from
-        time = sum((max(timedelta(0), s.end - max(s.start, since)) for s in spans if s.counts and since), start=timedelta(0))
+        time = sum(
+            (max(timedelta(0), s.end - max(s.start, since)) for s in spans if s.counts and since), start=timedelta(0)
+        )
         return seen, stored, (progress.attempt, progress.stage, time)
 
     def _due(self, stored: Stored, evidence_from: datetime) -> list[datetime]:

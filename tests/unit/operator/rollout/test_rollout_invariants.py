@@ -7,15 +7,22 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
 from espalier_operator.decisions.rollout import advance, people, render, safety
 from espalier_operator.decisions.rollout.machine import RULES
 from espalier_operator.decisions.rollout.progress import RESTING, State
 from espalier_operator.decisions.rollout.view import Change, View
 from espalier_operator.decisions.rollout.world import Crash, Request, RolloutSpec, Step, VersionRef
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-
 from tests.unit.operator.rollout.simulation import BY_PODS, Operator, World
 
 if TYPE_CHECKING:
@@ -202,7 +209,9 @@ class RolloutUnderFaults(RuleBasedStateMachine):
                 break
         progress = world.stored.progress
         assert progress.state is State.IDLE, progress
-        assert not [c for c in world.candidates if c.number > progress.tried()], "a candidate waits and nobody takes it up"
+        assert not [c for c in world.candidates if c.number > progress.tried()], (
+            "a candidate waits and nobody takes it up"
+        )
 
 
 def test_invariants_hold() -> None:
