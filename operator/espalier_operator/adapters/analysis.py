@@ -56,10 +56,8 @@ async def analyse(sli: Sli, entry: Mapping[str, Any], source: MetricSource, cana
     state = sli.restore(entry) if entry.get("lastBlockEnd") else None
     last_end = None if state is None else state.last_block_end
     due = sli.schedule.due(canary.started, last_end, now, REPLAY_LIMIT + 1)
-    if state is not None:
-        look = sli.look(state)
-    else:
-        look = sli.wait(f"first block ends at {sli.schedule.first_end(canary.started):%H:%M:%S} UTC")
+    first = sli.schedule.first_end(canary.started)
+    look = sli.wait(f"first block ends at {first:%H:%M:%S} UTC") if state is None else sli.look(state)
     passed: list[tuple[Block, bool]] = []
     for block in due[:REPLAY_LIMIT]:
         state = await _begin(sli, source, canary) if state is None else state

@@ -225,6 +225,13 @@ def test_history_fixes_dispersion_before_the_first_block() -> None:
     assert ERRORS.begin(ARMS, [Matrix(())]).dispersion_note.startswith("no history")
 
 
+def test_a_shard_names_its_namespace_and_no_model() -> None:
+    whole, shard = (ERRORS.queries(block(1), ARMS, sharded=sharded)[0].text for sharded in (False, True))
+    assert 'namespace=~"vision"' not in whole
+    assert 'namespace=~"vision"' in shard
+    assert "digits" not in shard
+
+
 def test_waiting_claims_nothing() -> None:
     look = ERRORS.wait("first block ends at 12:01:30 UTC")
     assert look.state is SampleState.INCONCLUSIVE
