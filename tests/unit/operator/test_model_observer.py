@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from espalier_operator.controllers.loop import Key
 from espalier_operator.controllers.model import observe as module
 from espalier_operator.controllers.model.gauges import ModelGauges
 from espalier_operator.controllers.model.observe import HttpProgress, ModelObserver
+from espalier_operator.controllers.model.reference import ReferenceGauges, parse
 from espalier_operator.decisions.model_seen import Absent, Holdings, Listing, StoreTrouble
 from espalier_operator.decisions.model_summary import decide
 from espalier_operator.settings import Settings
@@ -98,8 +101,9 @@ def test_the_rollout_is_read_by_what_it_refers_to() -> None:
     watched, caches, kube = observer()
     status = {"aliases": {"champion": "v1", "challenger": "v2", "previous": "v0"},
               "quarantined": [{"version": "v3", "at": "2026-11-22T12:00:00Z", "message": "errors 11/300"}]}  # fmt: skip
-    caches.assume(kube.put({"apiVersion": "espalier.dev/v1alpha1", "kind": "CanaryRollout", "metadata": {"name": "r", "namespace": "vision"},
-                            "spec": {"modelRef": {"name": "digits"}}, "status": status}))  # fmt: skip
+    metadata, spec = {"name": "r", "namespace": "vision"}, {"modelRef": {"name": "digits"}}
+    rollout = {"apiVersion": "espalier.dev/v1alpha1", "kind": "CanaryRollout", "metadata": metadata, "spec": spec}
+    caches.assume(kube.put({**rollout, "status": status}))
     view = watched.at_hand(kube.put(model()))
     assert (view.rollout.champion, view.rollout.canary) == ("v1", "v2")
     assert view.rollout.quarantined == {"v3": "errors 11/300"}
@@ -186,3 +190,54 @@ def test_progress_is_written_only_when_it_moved() -> None:
     assert again.plan.status == first.plan.status
     moved = (first.plan.status or {})["training"]
     assert (moved["epoch"], moved["progress"], moved["trainLoss"]) == (42, 0.42, 0.3)
+
+
+# --- the drift reference -----------------------------------------------------------------------------------------------
+REFERENCE = b'{"features": {"px1": {"edges": [0.5], "ratios": [0.25, 0.75]}, "px2": {"edges": [], "ratios": [1.0]}}, "accuracy": 0.93}'
+
+
+def ratio(version: str, feature: str, index: str) -> float | None:
+    return sample("model_feature_reference_ratio", version=version, feature=feature, bin=index)
+
+
+async def settled(references: ReferenceGauges) -> None:
+    await asyncio.gather(*references._reading.values(), return_exceptions=True)
+    await asyncio.sleep(0)
+
+
+async def test_references_follow_what_serves() -> None:
+    store = FakeStore()
+    store.objects = {f"s3://models/vision/digits/{version}/reference.json": REFERENCE for version in ("v1", "v2")}
+    references, key = ReferenceGauges(store), Key("RegularizedModel", "vision", "digits")
+    prefixes = {version: f"s3://models/vision/digits/{version}/" for version in ("v1", "v2")}
+    references.show(key, prefixes)
+    references.show(key, prefixes)  # asked once, however often a pass comes by
+    assert len(references._reading) == 2
+    await settled(references)
+    assert (ratio("v1", "px1", "1"), ratio("v2", "px2", "0")) == (0.75, 1.0)
+    references.show(key, {"v2": prefixes["v2"]})
+    assert (ratio("v1", "px1", "1"), ratio("v2", "px1", "1")) == (None, 0.75)
+    references.forget(key)
+    assert ratio("v2", "px1", "1") is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"features": []}', b'{"features": {"a": 1}}', b'{"features": {"a": {"ratios": "x"}}}']
+)
+async def test_a_bad_reference_shows_nothing_and_is_tried_again(content: bytes) -> None:
+    store = FakeStore()
+    store.objects = {"s3://m/v1/reference.json": content}
+    references, key = ReferenceGauges(store), Key("RegularizedModel", "vision", "digits")
+    references.show(key, {"v1": "s3://m/v1/"})
+    await settled(references)
+    assert ratio("v1", "px1", "1") is None
+    store.objects["s3://m/v1/reference.json"] = REFERENCE
+    references.show(key, {"v1": "s3://m/v1/"})
+    await settled(references)
+    assert ratio("v1", "px1", "1") == 0.75
+    references.forget(key)
+
+
+def test_the_reference_is_cut_to_the_features_that_the_server_counts() -> None:
+    features = {f"f{n}": {"ratios": [1.0]} for n in range(60)}
+    assert list(parse(json.dumps({"features": features}).encode())) == [(f"f{n}", "0") for n in range(50)]

@@ -13,6 +13,7 @@ from espalier_operator.adapters.objectstore import ObjectStore, StoreError
 from espalier_operator.adapters.resources import MODELS
 from espalier_operator.controllers.model.gauges import ModelGauges
 from espalier_operator.controllers.model.manifests import job_children
+from espalier_operator.controllers.model.reference import SERVING, ReferenceGauges
 from espalier_operator.decisions.model_summary import Decision, decide
 from espalier_operator.decisions.plan import Event, Plan, parse_time
 
@@ -58,6 +59,7 @@ class ModelController:
         self._settings = settings
         self._clock = clock
         self._gauges = ModelGauges()
+        self._references = ReferenceGauges(store)
 
     def holds(self, obj: Object) -> bool:
         """Only artifacts that shall be deleted with the object need a finalizer; everything else the garbage collector does."""
@@ -72,6 +74,7 @@ class ModelController:
         decision = decide(seen, self._clock())
         await self._executor.execute(self._plan(seen, decision), obj)
         self._gauges.show(key, seen, decision)
+        self._references.show(key, _serving(seen, decision))
         return decision.plan.requeue_after
 
     async def finalize(self, key: Key) -> bool:
@@ -94,6 +97,7 @@ class ModelController:
     def forget(self, key: Key) -> None:
         """See Controller."""
         self._gauges.forget(key)
+        self._references.forget(key)
 
     def _plan(self, seen: Seen, decision: Decision) -> Plan:
         """The decision's plan with the manifests of the Job that it starts."""
@@ -102,6 +106,15 @@ class ModelController:
             return decision.plan
         image = self._settings.trainer_image
         return replace(decision.plan, apply=job_children(seen.meta, spec, start.version, start.attempt, image))
+
+
+def _serving(seen: Seen, decision: Decision) -> dict[str, str]:
+    """Artifact prefix of every version that gets traffic."""
+    if seen.spec is None or decision.plan.status is None:
+        return {}
+    place = (seen.spec.artifacts.uri, seen.meta.namespace, seen.meta.name)
+    serving = [each["version"] for each in decision.plan.status.get("versions", ()) if each["state"] in SERVING]
+    return {version: names.artifact_prefix(*place, version) for version in serving}
 
 
 def _deletes_artifacts(obj: Object) -> bool:
