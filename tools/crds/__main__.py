@@ -24,6 +24,15 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
+def _quoted(dumper: _Plain, text: str) -> yaml.Node:
+    """`n` and `y` are booleans to kubectl's and Helm's readers (YAML 1.1), not to PyYAML: bare, the field `n` would become `false`."""
+    style = "'" if text.lower() in {"y", "n"} else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Plain.add_representer(str, _quoted)
+
+
 def generated() -> dict[Path, str]:
     """Every generated file and its content."""
     files = {ROOT / "docs" / "api.md": render()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def nodes(schema: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def test_committed_files_are_what_api_says() -> None:
     assert [str(path.relative_to(ROOT)) for path in drifted(generated())] == []
+
+
+def test_no_bare_word_is_a_boolean_to_kubectl() -> None:
+    """YAML 1.1: a bare `n` is false. The status field `n` was pruned by every API server because of it."""
+    bare = re.compile(r"^[\s-]*(y|n|yes|no|on|off)(:|$)", re.IGNORECASE | re.MULTILINE)
+    assert {path.name: found for path, text in generated().items() if (found := bare.findall(text))} == {}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.short)
