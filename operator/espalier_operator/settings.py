@@ -44,7 +44,8 @@ class PrometheusSource:
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
     """Where S3 is. The operator's own credentials come from the standard AWS_* environment, never from a tenant's
-    Secret."""
+    Secret.
+    """
 
     endpoint_url: str | None = None
     """None means AWS."""
@@ -111,16 +112,14 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 
 def _required(env: Mapping[str, str], name: str) -> str:
     if not (value := env.get(name, "").strip()):
-        msg = f"{name} is not set; the chart sets it from values.images, a shell must export it"
-        raise SettingsError(msg)
+        raise SettingsError(f"{name} is not set; the chart sets it from values.images, a shell must export it")
     return value
 
 
 def _port(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, str(default))
     if not text.isdecimal() or not 0 <= int(text) <= 65535:  # noqa: PLR2004 - the largest port there is
-        msg = f"{name}={text!r} is not a port; write a number from 0 to 65535"
-        raise SettingsError(msg)
+        raise SettingsError(f"{name}={text!r} is not a port; write a number from 0 to 65535")
     return int(text)
 
 
@@ -130,22 +129,18 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        msg = f"{path}: not JSON: {error}; fix `settings` in the chart's values"
-        raise SettingsError(msg) from error
+        raise SettingsError(f"{path}: not JSON: {error}; fix `settings` in the chart's values") from error
     if not isinstance(document, dict):
-        msg = f"{path}: must be one JSON object with the keys prometheus and s3"
-        raise SettingsError(msg)
+        raise SettingsError(f"{path}: must be one JSON object with the keys prometheus and s3")
     if unknown := sorted(document.keys() - {"prometheus", "s3"}):
-        msg = f"{path}: unknown keys {', '.join(unknown)}; known are prometheus and s3"
-        raise SettingsError(msg)
+        raise SettingsError(f"{path}: unknown keys {', '.join(unknown)}; known are prometheus and s3")
     return document
 
 
 def _mapping(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = document.get(key, {})
     if not isinstance(value, dict):
-        msg = f"settings.{key} must be an object, not {type(value).__name__}"
-        raise SettingsError(msg)
+        raise SettingsError(f"settings.{key} must be an object, not {type(value).__name__}")
     return value
 
 
@@ -153,11 +148,9 @@ def _source(name: str, raw: object) -> PrometheusSource:
     where = f"settings.prometheus.{name}"
     known = {"url", "timeoutSeconds", "scrapeInterval", "lag", "bearerTokenFile", "caFile"}
     if not isinstance(raw, dict) or not isinstance(raw.get("url"), str):
-        msg = f"{where}.url is missing; write the base address of a Prometheus"
-        raise SettingsError(msg)
+        raise SettingsError(f"{where}.url is missing; write the base address of a Prometheus")
     if unknown := sorted(raw.keys() - known):
-        msg = f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        raise SettingsError(msg)
+        raise SettingsError(f"{where}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return PrometheusSource(
         url=raw["url"].rstrip("/"),
         timeout=timedelta(seconds=_number(where, raw, "timeoutSeconds", 5.0)),
@@ -171,8 +164,7 @@ def _source(name: str, raw: object) -> PrometheusSource:
 def _store(raw: Mapping[str, Any]) -> StoreSettings:
     known = {"endpointUrl", "region", "timeoutSeconds"}
     if unknown := sorted(raw.keys() - known):
-        msg = f"settings.s3: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-        raise SettingsError(msg)
+        raise SettingsError(f"settings.s3: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return StoreSettings(
         endpoint_url=raw.get("endpointUrl") or None,
         region=raw.get("region") or None,
@@ -183,8 +175,7 @@ def _store(raw: Mapping[str, Any]) -> StoreSettings:
 def _number(where: str, raw: Mapping[str, Any], key: str, default: float) -> float:
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        msg = f"{where}.{key}={value!r} must be a positive number of seconds"
-        raise SettingsError(msg)
+        raise SettingsError(f"{where}.{key}={value!r} must be a positive number of seconds")
     return float(value)
 
 
@@ -193,8 +184,7 @@ def _duration(where: str, raw: Mapping[str, Any], key: str, default: str) -> tim
     try:
         return parse_duration(str(value))
     except ValueError as error:
-        msg = f"{where}.{key}: {error}"
-        raise SettingsError(msg) from error
+        raise SettingsError(f"{where}.{key}: {error}") from error
 
 
 def _path(value: object) -> Path | None:

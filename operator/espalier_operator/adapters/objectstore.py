@@ -139,8 +139,7 @@ class S3Store:
             raise translated from error
         except (BotoCoreError, OSError) as error:
             result = "StoreDown"
-            msg = f"{operation} {uri}: {error}"
-            raise StoreDownError(msg) from error
+            raise StoreDownError(f"{operation} {uri}: {error}") from error
         finally:
             telemetry.STORE_REQUESTS.labels(operation, result).inc()
 
@@ -153,8 +152,7 @@ class S3Store:
                 if key and not key.endswith("/"):  # some stores show folders as empty objects
                     entries.append(SnapshotEntry(key, found["Size"], found["ETag"].strip('"')))
             if len(entries) > MAX_SNAPSHOT_OBJECTS:
-                msg = f"{uri} holds more than {MAX_SNAPSHOT_OBJECTS} objects"
-                raise TooManyObjectsError(msg)
+                raise TooManyObjectsError(f"{uri} holds more than {MAX_SNAPSHOT_OBJECTS} objects")
         return entries
 
     def _children(self, uri: str) -> list[str]:
@@ -196,8 +194,7 @@ def split_prefix(uri: str) -> tuple[str, str]:
     """
     bucket, prefix = split_s3(uri)
     if not prefix.strip("/"):
-        msg = f"{uri!r} names a whole bucket; add a prefix"
-        raise ValueError(msg)
+        raise ValueError(f"{uri!r} names a whole bucket; add a prefix")
     return bucket, prefix.rstrip("/") + "/"
 
 

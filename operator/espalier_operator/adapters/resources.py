@@ -65,8 +65,7 @@ def resource_of(api_version: str, kind: str) -> Resource:
     try:
         return _BY_KIND[api_version, kind]
     except KeyError:
-        msg = f"{api_version} {kind} is unknown; add it to adapters/resources.py and to rbac.py"
-        raise KeyError(msg) from None
+        raise KeyError(f"{api_version} {kind} is unknown; add it to adapters/resources.py and to rbac.py") from None
 
 
 def path_of(ref: ObjectRef, subresource: str = "") -> str:

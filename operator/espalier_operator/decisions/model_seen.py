@@ -84,8 +84,7 @@ class Seen:
     def valid_spec(self) -> RegularizedModelSpec:
         """The spec, for code that is only reached with one; ValueError is a bug in the order of rules."""
         if self.spec is None:
-            msg = f"RegularizedModel {self.meta.namespace}/{self.meta.name}: a valid spec is needed here"
-            raise ValueError(msg)
+            raise ValueError(f"RegularizedModel {self.meta.namespace}/{self.meta.name}: a valid spec is needed here")
         return self.spec
 
 

@@ -190,8 +190,7 @@ class FakeStore:
     async def read(self, uri: str) -> bytes:
         self._check()
         if uri not in self.objects:
-            msg = f"read {uri}: NoSuchKey"
-            raise NoSuchKeyError(msg)
+            raise NoSuchKeyError(f"read {uri}: NoSuchKey")
         return self.objects[uri]
 
     async def write(self, uri: str, content: bytes) -> None:

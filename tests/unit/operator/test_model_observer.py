@@ -33,8 +33,7 @@ PROGRESS = TrainingProgress.model_validate(
 
 
 async def no_progress(pod_ip: str) -> None:
-    msg = f"{pod_ip} must not be asked"
-    raise AssertionError(msg)
+    raise AssertionError(f"{pod_ip} must not be asked")
 
 
 def observer(store: FakeStore | None = None) -> tuple[ModelObserver, Caches, FakeKube]:

@@ -80,13 +80,11 @@ def parse(content: bytes) -> Bins:
     document = json.loads(content)
     features = document.get("features") if isinstance(document, dict) else None
     if not isinstance(features, dict):
-        msg = f"{REFERENCE}: features must be an object"
-        raise ValueError(msg)
+        raise ValueError(f"{REFERENCE}: features must be an object")  # noqa: TRY004 - the content of a file
     bins: Bins = {}
     for feature in list(features)[:MAX_FEATURES]:
         ratios = features[feature].get("ratios") if isinstance(features[feature], dict) else None
         if not isinstance(ratios, list) or not all(isinstance(ratio, int | float) for ratio in ratios):
-            msg = f"{REFERENCE}: features.{feature}.ratios must be numbers"
-            raise ValueError(msg)
+            raise ValueError(f"{REFERENCE}: features.{feature}.ratios must be numbers")
         bins |= {(feature, str(index)): float(ratio) for index, ratio in enumerate(ratios)}
     return bins
