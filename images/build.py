@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,9 +119,20 @@ class Workshop:
                     self.engine.remove(old)
         return ref
 
-    def prune(self, progress: Progress) -> None:
+    def tidy(self, progress: Progress) -> None:
+        """Keep one archive of each image, and of the builder's storage only what images that have a name need.
+
+        Waits for builds in other processes: what they have no name for yet must not go.
+        """
+        with ExitStack() as builds, progress.step("tidy"):
+            for name in catalog.IMAGES:
+                builds.enter_context(lock.held(store.folder() / "locks" / name, what=f"image {name}", wait=True))
+            self.prune(progress, kept=1)
+            self.engine.tidy()
+
+    def prune(self, progress: Progress, kept: int = store.KEPT) -> None:
         """Delete archives and images that newer ones have replaced."""
-        for old in store.superfluous(store.archives()):
+        for old in store.superfluous(store.archives(), kept):
             progress.say(f"remove {old.path.name} ({old.size / 1e6:.0f} MB), replaced by newer ones")
             self.engine.remove(old.ref)
             old.path.unlink(missing_ok=True)

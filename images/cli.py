@@ -1,4 +1,4 @@
-"""``python -m images``: lock, build, refs, list, clean."""
+"""``python -m images``: lock, build, refs, list, tidy, clean."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     lock = verbs.add_parser("lock", help="compile requirements/*.txt with hashes from pyproject.toml")
     lock.add_argument("names", nargs="*", metavar="NAME", help=", ".join(each.name for each in locks.LOCKS))
     lock.add_argument("--upgrade", nargs="*", metavar="PACKAGE", help="renew these pins, or all of them")
+    verbs.add_parser("tidy", parents=[how], help="free disk: older archives, layers of builds that are done")
     verbs.add_parser("clean", help="delete archives, the local base and the builder's storage")
     return top
 
@@ -62,6 +63,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.verb == "build":
         for archive in workshop.build(names, Progress()):
             print(f"{archive.name}\t{archive.ref}\t{archive.path}")
+    elif arguments.verb == "tidy":
+        workshop.tidy(Progress())
     elif arguments.verb == "refs":
         print(json.dumps(workshop.refs(names), indent=1))
     else:

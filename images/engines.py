@@ -80,6 +80,9 @@ class Engine(Protocol):
     def remove(self, ref: str) -> None:
         """Forget an image; not an error if it isn't there."""
 
+    def tidy(self) -> None:
+        """Forget the layers that only a repeated build of dependencies could use again."""
+
 
 @dataclass(frozen=True)
 class Buildah:
@@ -147,6 +150,10 @@ class Buildah:
         """Delete the image and the layers that only it had."""
         command.output(self.argv("rmi", ref))
 
+    def tidy(self) -> None:
+        """The storage is ours alone, so everything without a name is ours."""
+        command.output(self.argv("rmi", "--prune"))
+
 
 @dataclass(frozen=True)
 class Daemon:
@@ -195,6 +202,9 @@ class Daemon:
     def remove(self, ref: str) -> None:
         """Untag; the engine's own pruning takes the layers."""
         command.output([self.name, "rmi", ref])
+
+    def tidy(self) -> None:
+        """Nothing: images without a name may be somebody else's."""
 
 
 def decide(wanted: str, *, answers: Callable[[str], bool], docker_host: str = "") -> str:

@@ -56,6 +56,9 @@ class Notes:
         self.asked.append(f"remove {ref}")
         self.held.discard(ref)
 
+    def tidy(self) -> None:
+        self.asked.append("tidy")
+
 
 @pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workshop, Notes, Path]:
@@ -141,6 +144,16 @@ def test_old_archives_go_and_used_ones_stay(workshop: tuple[Workshop, Notes, Pat
     assert len(kept) == store.KEPT
     assert newest in kept
     assert sum(line.startswith("remove local.test/espalier/demo:") for line in engine.asked) == 2
+
+
+def test_tidy_keeps_the_newest_of_each(workshop: tuple[Workshop, Notes, Path]) -> None:
+    shop, engine, root = workshop
+    for number in range(2):
+        (root / "src/run.sh").write_text(str(number))
+        (newest,) = shop.build([], quiet())
+    shop.tidy(quiet())
+    assert list(store.archives()) == [newest]
+    assert engine.asked[-1] == "tidy"
 
 
 def test_superfluous_counts_each_image_for_itself() -> None:
