@@ -77,7 +77,7 @@ class SimRoute:
 class Stored:
     """What survives the operator: status."""
 
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
     version: int = 0
     attempt: str = ""
     blocks: tuple[datetime, ...] = ()
@@ -216,9 +216,9 @@ class World:
             if self.spec.analysed and seen < hold:
                 self.complain(f"stage {before.stage} of {before.canary} ended after {seen} of data, hold is {hold}")
         for ended in after.history:
-            if ended not in before.history and ended.outcome is Outcome.ROLLED_BACK:
-                if ended.version not in self.truth.bad | self.truth.troubled:
-                    self.complain(f"{ended.version} was rolled back without a breach: {ended.reason}")
+            breached = ended.version in self.truth.bad | self.truth.troubled
+            if ended not in before.history and ended.outcome is Outcome.ROLLED_BACK and not breached:
+                self.complain(f"{ended.version} was rolled back without a breach: {ended.reason}")
 
     def complain(self, about: str) -> None:
         """Remember a broken invariant; the test fails on it."""
@@ -326,10 +326,10 @@ class Operator:
         truth, progress = self.world.truth, plan.progress
         wrote = effect in {Effect.ROUTE, Effect.STATUS}
         failure = progress.failure
-        if wrote and progress.state is State.ROLLING_BACK and failure is not None and progress.canary is not None:
-            if failure.outcome is Outcome.ROLLED_BACK:
-                truth.condemned[progress.canary.name] = progress.attempt
-                truth.retried.discard(progress.canary.name)
+        judged = failure is not None and failure.outcome is Outcome.ROLLED_BACK
+        if wrote and judged and progress.state is State.ROLLING_BACK and progress.canary is not None:
+            truth.condemned[progress.canary.name] = progress.attempt
+            truth.retried.discard(progress.canary.name)
         if (
             effect is Effect.STATUS
             and any(note.reason == "Retried" for note in plan.notes)

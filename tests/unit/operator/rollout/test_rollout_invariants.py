@@ -21,14 +21,13 @@ from hypothesis.stateful import (
 from espalier_operator.decisions.rollout import advance, people, render, safety
 from espalier_operator.decisions.rollout.machine import RULES
 from espalier_operator.decisions.rollout.progress import RESTING, State
-from espalier_operator.decisions.rollout.view import Change, View
 from espalier_operator.decisions.rollout.world import Crash, Request, RolloutSpec, Step, VersionRef
 from tests.unit.operator.rollout.simulation import BY_PODS, Operator, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from espalier_operator.decisions.rollout.view import Rule
+    from espalier_operator.decisions.rollout.view import Change, Rule, View
 
 MINUTE = timedelta(minutes=1)
 THOROUGH = settings(
@@ -265,7 +264,7 @@ def test_a_broken_rule_is_caught(mutant: dict[Rule, Rule]) -> None:
 @pytest.mark.slow
 def test_a_reckless_rise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weight that rises before pods are ready breaks invariant 1."""
-    monkeypatch.setattr(render, "may_rise", lambda view, wanted: True)
+    monkeypatch.setattr(render, "may_rise", lambda *_: True)
     monkeypatch.setattr(render, "exposure", lambda view: render.target(view.progress))
     with pytest.raises((AssertionError, ExceptionGroup)):
         run_state_machine_as_test(RolloutUnderFaults, settings=HUNT)
