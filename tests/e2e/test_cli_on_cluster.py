@@ -40,7 +40,6 @@ def test_look_promote_abort_and_compare(world: World) -> None:
     assert "CanaryRollout digits" in detail
     assert "20% → 50% → 100%" in detail
 
-    world.await_("a wait for a person", lambda: "Paused" in str(world.status()))
     promoted = espalier(world, "promote", "digits")
     assert promoted.returncode == 0, promoted.stderr
     assert promoted.stdout.startswith("promote digits: ")
