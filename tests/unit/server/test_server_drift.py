@@ -76,6 +76,7 @@ def test_a_reference_without_features_counts_nothing() -> None:
         {"edges": "abc", "ratios": [1]},
         {"edges": [[1.0]], "ratios": [0.5, 0.5]},
         {"edges": [2.0, 1.0], "ratios": [0.3, 0.3, 0.4]},
+        {"edges": list(range(64)), "ratios": [0.0] * 65},
         {"edges": [1.0], "ratios": 7},
         {"edges": [1.0, 2.0], "ratios": [0.5, 0.5]},
         {"edges": [float("nan"), 1.0], "ratios": [0.3, 0.3, 0.4]},
