@@ -20,29 +20,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Standardizer:
-    """x -> (x - mean) / scale per feature, in float32 like the served graph; `target_*` is 0 and 1 for classification."""
+    """x -> (x - mean) * factor per feature, in float32 like the served graph; `target_*` is 0 and 1 for classification.
+
+    A feature that is constant in training has factor 0: nothing was learned about it, so no served value of it may speak.
+    """
 
     features: tuple[str, ...]
     mean: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
+    factor: npt.NDArray[np.float32]
     target_mean: float = 0.0
     target_scale: float = 1.0
 
     @classmethod
     def fit(cls, train: Dataset) -> Standardizer:
-        """Moments of the training rows in double precision. A constant feature gets scale 1 and becomes 0."""
+        """Moments of the training rows in double precision."""
         x = train.x.astype(np.float64)
         mean, spread = x.mean(axis=0), x.std(axis=0)
         # a spread that float32 cannot tell from rounding of the mean is a constant
-        scale = np.where(spread > 1e-6 * np.maximum(np.abs(mean), 1e-12), spread, 1.0)
+        varies = spread > 1e-6 * np.maximum(np.abs(mean), 1e-12)
+        factor = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
         target_mean, target_scale = 0.0, 1.0
         if train.regression:
             target_mean, target_scale = float(train.y.mean()), float(train.y.std()) or 1.0
-        return cls(train.features, mean.astype(np.float32), scale.astype(np.float32), target_mean, target_scale)
+        return cls(train.features, mean.astype(np.float32), factor.astype(np.float32), target_mean, target_scale)
 
     def apply(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Raw (rows, features) to standardized, with the graph's own operations in its own precision."""
-        return np.asarray((x - self.mean) / self.scale, dtype=np.float32)
+        return np.asarray((x - self.mean) * self.factor, dtype=np.float32)
 
     def target(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Class indices stay; values are standardized."""
@@ -56,7 +60,7 @@ class Standardizer:
         """What was done and a digest of it, for preprocessing.json."""
         steps = {
             "features": list(self.features),
-            "standardize": {"mean": self.mean.tolist(), "scale": self.scale.tolist()},
+            "standardize": {"mean": self.mean.tolist(), "factor": self.factor.tolist()},
             "target": {"mean": self.target_mean, "scale": self.target_scale},
         }
         digest = hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()

@@ -58,7 +58,7 @@ def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, tempe
     """
     graph = Graph()
     centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
-    x = graph.add("Div", centred, graph.constant("scale", standardizer.scale.astype(np.float32)))
+    x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor.astype(np.float32)))
     scores = fitted.graph(graph, x)
     if classes:
         tempered = graph.add("Div", scores, graph.scalar(temperature))

@@ -74,17 +74,15 @@ class Ensemble:
 
     def append(self, graph: Graph, x: str, outputs: int, base: Sequence[float]) -> str:
         """The node; returns the name of its output (rows, outputs)."""
-        return graph.add(
-            "TreeEnsembleRegressor",
-            x,
-            domain="ai.onnx.ml",
-            n_targets=outputs,
-            aggregate_function="SUM",
-            post_transform="NONE",
-            base_values=[float(v) for v in base],
+        attributes: dict[str, Any] = {
             **{f"nodes_{name}": values for name, values in self.nodes.items()},
             **{f"target_{name}": values for name, values in self.targets.items()},
-        )
+            "n_targets": outputs,
+            "aggregate_function": "SUM",
+            "post_transform": "NONE",
+            "base_values": [float(v) for v in base],
+        }
+        return graph.add("TreeEnsembleRegressor", x, domain="ai.onnx.ml", **attributes)
 
 
 def round_down(threshold: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
