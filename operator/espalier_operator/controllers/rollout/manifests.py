@@ -1,7 +1,7 @@
 """Children of a CanaryRollout as manifests: per version a ConfigMap, a Deployment and a Service; the stable Service. Pure.
 
 They carry no ownerReference to the rollout: serving must survive the object (deletionPolicy Retain), also when somebody
-removes its finalizer by force; the controller deletes what it no longer wants by label (docs/adr/0011).
+removes its finalizer by force; the controller deletes what it no longer wants by label (docs/adr/0020).
 """
 
 from __future__ import annotations
