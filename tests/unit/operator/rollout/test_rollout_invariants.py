@@ -20,7 +20,8 @@ from hypothesis.stateful import (
 
 from espalier_operator.decisions.rollout import advance, people, render, safety
 from espalier_operator.decisions.rollout.machine import RULES
-from espalier_operator.decisions.rollout.progress import RESTING, State
+from espalier_operator.decisions.rollout.progress import RESTING, Outcome, State
+from espalier_operator.decisions.rollout.view import fail
 from espalier_operator.decisions.rollout.world import Crash, Request, RolloutSpec, Step, VersionRef
 from tests.unit.operator.rollout.simulation import BY_PODS, Operator, World
 
@@ -231,7 +232,7 @@ def _impatient(view: View) -> Change | None:
 def _trigger_happy(view: View) -> Change | None:
     """Takes an outage for a breach."""
     blind = safety.blind_reading(view) if view.state is State.STEPPING else None
-    return safety.fail(view, safety.Outcome.ROLLED_BACK, "Blind", "cannot see") if blind else None
+    return fail(view, Outcome.ROLLED_BACK, "Blind", "cannot see") if blind else None
 
 
 def _forgetful(view: View) -> Change | None:
