@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -116,7 +116,7 @@ def test_the_same_span_never_counts_twice() -> None:
 @pytest.mark.parametrize(
     "changes", [{"backlog": True}, {"readings": ()}, {"readings": (replace(GOOD, last_block_end=EARLIER),)}]
 )
-def test_a_step_does_not_end_before_everything_due_was_judged(changes: dict[str, object]) -> None:
+def test_a_step_does_not_end_before_everything_due_was_judged(changes: dict[str, Any]) -> None:
     assert step(active(600), world(**changes)).progress.stage == 0
 
 
@@ -158,7 +158,7 @@ def test_without_slis_wall_time_is_the_clock() -> None:
 
 
 # --- what rolls back -------------------------------------------------------------------------------------------------
-TROUBLES = {
+TROUBLES: dict[str, dict[str, Any]] = {
     "OOMKilled": {"crash": Crash("OOMKilled", 137, NOW), "was_ready": False},
     "Crashed": {"crash": Crash("Error", 1, NOW), "restarts": 1},
     "DigestMismatch": {"digest": "sha256:other"},
