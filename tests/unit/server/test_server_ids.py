@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hmac
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,12 @@ def test_one_changed_byte_is_found(position: int, change: int) -> None:
     raw[position % len(raw)] ^= change
     with pytest.raises(InvalidIdError):
         IDS.read(base64.urlsafe_b64encode(bytes(raw)).rstrip(b"=").decode())
+
+
+@pytest.mark.parametrize("key", ["", "uid-1", "k" * 64, "k" * 65, "ключ" * 30])
+def test_the_tag_is_the_standard_librarys_hmac(key: str) -> None:
+    raw = base64.urlsafe_b64decode(PredictionIds(key, "v4", []).issue(5, 1, 0.5, rejected=False) + "==")
+    assert raw[-12:] == hmac.digest(key.encode(), raw[:-12], "sha256")[:12]
 
 
 def test_class_lists_that_only_look_alike_differ() -> None:
