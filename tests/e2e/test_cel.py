@@ -58,7 +58,7 @@ def told(path: Path, key: str) -> str | None:
 
 
 def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> dict[str, Any]:
-    """Create, or replace what exists; returns what the server would store. Unknown fields are refused, as kubectl does."""
+    """Create, or change what exists; returns what the server would store. Unknown fields are refused, as kubectl does."""
     manifest = yaml.safe_load(path.read_text())
     where = (GROUP, VERSION, NAMESPACE, PLURALS[manifest["kind"]])
     options = {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
@@ -66,9 +66,10 @@ def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True
     if told(path, "after") is None:
         stored = objects.create_namespaced_custom_object(*where, manifest, **options)
         return stored
-    live = objects.get_namespaced_custom_object(*where, manifest["metadata"]["name"])
-    manifest["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-    stored = objects.replace_namespaced_custom_object(*where, manifest["metadata"]["name"], manifest, **options)
+    change = {
+        "spec": manifest["spec"]
+    }  # a patch, because a running operator may write the status between a read and a replace
+    stored = objects.patch_namespaced_custom_object(*where, manifest["metadata"]["name"], change, **options)
     return stored
 
 
