@@ -55,7 +55,8 @@ class Cache:
 
     def by_model(self, namespace: str, model: str) -> list[Object]:
         """Objects that belong to a model: children by label, a RegularizedModel by name, others by
-        spec.modelRef.name. Sorted by name."""
+        spec.modelRef.name. Sorted by name.
+        """
         return [self._objects[key] for key in sorted(self._by_model.get((namespace, model), ()))]
 
     def __iter__(self) -> Iterator[Object]:
@@ -87,7 +88,8 @@ class Cache:
 
     def replace(self, namespace: str, objects: list[Object], resource_version: str) -> None:
         """A complete list of one namespace (all when empty): puts what is there, removes what is gone; keeps writes
-        newer than the list."""
+        newer than the list.
+        """
         listed = {_key(obj) for obj in objects}
         at = int(resource_version or 0)
         for key, held in list(self._objects.items()):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from espalier_api.names import FINALIZER
 from espalier_operator.adapters.kube import Kube, NotFoundError, Object
+from espalier_operator.adapters.objectstore import StoreError
 from espalier_operator.decisions.plan import ObjectRef, Plan
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class Purger(Protocol):
 
 class Executor:
     """Executes plans. One per process: it remembers what it applied, only to save requests; a restart applies once
-    more."""
+    more.
+    """
 
     def __init__(self, kube: Kube, caches: Caches, recorder: Recorder, store: Purger | None = None) -> None:
         self._kube = kube
@@ -45,10 +47,12 @@ class Executor:
         self._recorder = recorder
         self._store = store
         self._applied: dict[ObjectRef, tuple[str, object]] = {}
+        self._unpurged: dict[ObjectRef, tuple[str, ...]] = {}
 
     async def execute(self, plan: Plan, owner: Object) -> None:
         """Carry out `plan` for `owner` (as observed). Raises KubeError; what was done until then stays done and is
-        safe to repeat."""
+        safe to repeat.
+        """
         owner = await self._write_status(plan, owner)
         for event in plan.events:
             await self._recorder.record(owner, event)
@@ -56,9 +60,7 @@ class Executor:
             await self._apply(manifest)
         for ref in plan.delete:
             await self._delete(ref)
-        for prefix in plan.purge:
-            if self._store is not None:
-                await self._store.delete_prefix(prefix)
+        await self._purge(ObjectRef.of(owner), plan.purge)
         if plan.release_finalizer:
             await self.release(owner)
 
@@ -101,6 +103,20 @@ class Executor:
         self._caches.assume(stored)
         self._applied[ref] = (digest, _mark(stored))
 
+    async def _purge(self, owner: ObjectRef, prefixes: tuple[str, ...]) -> None:
+        """Delete prefixes, also those that failed in an earlier pass: a silent store must not fail what was decided."""
+        if self._store is None:
+            return
+        left = []
+        for prefix in (*self._unpurged.pop(owner, ()), *prefixes):
+            try:
+                await self._store.delete_prefix(prefix)
+            except StoreError as error:
+                LOG.warning("%s: %s is left for the next pass: %s", owner, prefix, error)
+                left.append(prefix)
+        if left:
+            self._unpurged[owner] = tuple(left)
+
     async def _delete(self, ref: ObjectRef) -> None:
         """Delete unless the cache says that it is on its way already."""
         known = self._caches.get(ref) if self._caches.watches(ref) else None
@@ -127,6 +143,7 @@ def difference(current: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[st
 
 def _mark(obj: Object) -> object:
     """What changes when somebody changes an object's intent: the generation where the kind has one, else the
-    resourceVersion."""
+    resourceVersion.
+    """
     metadata = obj["metadata"]
     return metadata["uid"], metadata.get("generation") or metadata["resourceVersion"]

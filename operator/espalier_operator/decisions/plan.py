@@ -125,7 +125,8 @@ def find(conditions: Sequence[Mapping[str, Any]], type_: str) -> Mapping[str, An
 
 def rfc3339(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as the Kubernetes API writes times: finer ones would make equal statuses
-    differ."""
+    differ.
+    """
     return format_time(moment.replace(microsecond=0))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from espalier_operator.adapters.events import Recorder
 from espalier_operator.adapters.kube import ConflictError, NamespaceTerminatingError, UnavailableError
+from espalier_operator.adapters.objectstore import StoreDownError
 from espalier_operator.adapters.resources import MODELS
 from espalier_operator.adapters.watches import Caches
 from espalier_operator.controllers.execute import Executor
@@ -313,3 +314,15 @@ async def test_a_failure_in_the_middle_is_repeatable() -> None:
     assert again is not None
     await executor.execute(plan, again)
     assert {each["metadata"]["name"] for each in kube.of_kind("ConfigMap")} == {"a", "b"}
+
+
+async def test_a_purge_waits_for_the_store_and_fails_nothing() -> None:
+    kube, store, _, executor = parts()
+    owner = kube.put(model())
+    store.objects["s3://models/vision/digits/v0/model.onnx"] = b""
+    store.down = StoreDownError("timeout")
+    await executor.execute(Plan(purge=("s3://models/vision/digits/v0/",)), owner)
+    assert store.objects
+    store.down = None
+    await executor.execute(Plan(), owner)
+    assert store.objects == {}
