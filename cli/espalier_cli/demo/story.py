@@ -57,6 +57,13 @@ class Story:
             self.tell(line)
         return model, rollout
 
+    def watch(self, seconds: float) -> None:
+        """Go on looking and telling for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.look()
+            time.sleep(LOOK_EVERY)
+
     def await_(
         self, what: str, done: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
