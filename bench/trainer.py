@@ -22,9 +22,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
+from torch.nn import functional
+
+from espalier_api.regularizers import Regularizers
+from espalier_cli.demo.digits import load_digits, snapshot_parquet
+from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
+from espalier_trainer.engines.torch.mlp import Mlp
+from espalier_trainer.engines.torch.optimizers import OptimizerSpec
+from espalier_trainer.protocol import lookup
+from espalier_trainer.schedule import ConstantRate
+from espalier_trainer.session import Alone
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
 
 WIDTH, LAYERS, BATCH, CLASSES = 512, 8, 128, 10
 STEPS_PER_CHUNK = 10

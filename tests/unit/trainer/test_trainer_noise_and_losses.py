@@ -15,6 +15,7 @@ from torch import nn
 from espalier_trainer.engines.torch.mlp import Mlp
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, Step
+from espalier_trainer.regularizers.dropout import dropped
 from espalier_trainer.regularizers.robust_loss import gce, symmetric_ce
 from espalier_trainer.schedule import Coefficient
 from tests.unit.trainer.problems import blocks, classification, context, linear, regression, solve, tensors, weights
@@ -53,6 +54,16 @@ def test_dropout_keeps_the_mean_and_is_silent_when_evaluated() -> None:
     mean = torch.stack([inner.train()(x) for _ in range(200)]).mean(0)
     assert (mean - inner.eval()(x)).abs().mean() < 0.03
     assert torch.equal(model.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_independently(p: float) -> None:
+    torch.manual_seed(0)
+    mask = dropped(torch.ones(1000, 401), p) > 0
+    assert mask.float().mean().item() == pytest.approx(1 - p, abs=0.003)
+    assert dropped(torch.ones(50), p).unique().tolist() == pytest.approx([0.0, 1 / (1 - p)])
+    columns = np.corrcoef(mask[:, :8].numpy().T.astype(float))
+    assert np.abs(columns - np.eye(8)).max() < 0.15
 
 
 def test_dropout_probability_is_annealed() -> None:
@@ -183,7 +194,7 @@ def test_moving_average_is_torchs_recursion() -> None:
     problem = classification()
     ours = solve(problem, {"weightAveraging": {"decay": 0.97}}, kind="adam", rate=0.01, steps=40)
     model = linear(problem)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=True)
     averaged = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.97))
     data = tensors(problem.x, problem.y)
     for _ in range(40):

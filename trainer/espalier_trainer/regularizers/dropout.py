@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from espalier_trainer.schedule import Coefficient
 
 
+def dropped(x: Tensor, p: float) -> Tensor:
+    """x * mask / (1 - p). On a CPU torch draws 32 random bits per element with one thread, a quarter of a step's time on a wide MLP;
+    16 bits decide as well (p is then exact to 2^-16), so one 64-bit draw serves four elements.
+    """
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 65536) - 32768
+    return x * kept.to(x.dtype).mul_(1.0 / (1.0 - p))
+
+
 class AnnealedDropout(nn.Module):
     """Dropout whose probability is the coefficient in force; `kind` element or alpha (for SELU)."""
 
@@ -27,8 +39,10 @@ class AnnealedDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape; the identity in evaluation mode."""
-        drop = F.alpha_dropout if self.kind == "alpha" else F.dropout
-        return drop(x, self.coefficient.value, self.training)
+        p = self.coefficient.value
+        if not self.training or p == 0.0:
+            return x
+        return F.alpha_dropout(x, p, training=True) if self.kind == "alpha" else dropped(x, p)
 
 
 @register
