@@ -143,6 +143,17 @@ def test_after_promotion_the_record_stands_in_for_stable() -> None:
     assert "vs the recorded 0.50 %" in judge(state, params).sentence
 
 
+def test_the_bound_climbs_rung_by_rung() -> None:
+    """Only all ratios up to one, rejected together, bound the harm with one alpha: a rung is never jumped."""
+    low, high = (-9.0,) * len(HARMS), (9.0,) * len(HARMS)
+    nothing = block(0, 0, 0, 0, 0)
+    rungs = len(EvidenceState().ladder)
+    jumped = EvidenceState(ladder=(low, *[high] * (rungs - 1)))
+    assert advance(jumped, nothing, DEFAULT).at_least is None
+    climbed = EvidenceState(ladder=(high, high, high, low, *[high] * (rungs - 4)))
+    assert advance(climbed, nothing, DEFAULT).at_least == 1.25
+
+
 def test_a_very_old_harm_does_not_overflow() -> None:
     state = run(SequentialParams("errors", cap=math.inf), *[(10_000, 9000, 90_000, 0)] * 3)
     verdict = judge(state, DEFAULT)

@@ -109,6 +109,20 @@ def test_users_counts_by_text() -> None:
     assert read(preset, before, after) == BlockCounts(BLOCK.end, ArmCounts(30, 3), ArmCounts(300, 3))
 
 
+def test_counters_a_scrape_apart_lose_no_bad_event() -> None:
+    """Five bad ones of three: the total has not caught up yet, so it is at least five."""
+    preset = UserCounts("all{v='$version'}", "bad{v='$version'}", MINUTE)
+    before = [Vector([Sample({}, value)]) for value in (10, 0, 100, 5)]
+    after = [Vector([Sample({}, value)]) for value in (13, 5, 400, 8)]
+    assert read(preset, before, after) == BlockCounts(BLOCK.end, ArmCounts(5, 5), ArmCounts(300, 3))
+
+
+def test_buckets_a_scrape_apart_have_no_negative_slow_ones() -> None:
+    before = buckets("0.2", ("v4", 10, 10), ("v3", 100, 100))
+    after = buckets("0.2", ("v4", 15, 14), ("v3", 200, 200))
+    assert read(Latency(0.2, MINUTE), before, after) == BlockCounts(BLOCK.end, ArmCounts(4, 0), ArmCounts(100, 0))
+
+
 def test_users_counts_without_a_version_are_a_configuration_error() -> None:
     answers = [Vector([Sample({"pod": "a"}, 1)]), Vector([])]
     seen = read(UserCounts("all", "bad", MINUTE), answers, answers)
