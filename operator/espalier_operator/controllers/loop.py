@@ -33,6 +33,9 @@ FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 CONFLICT_DELAY = 0.05
 """Seconds after a write that somebody overtook: the watch brings the newer object within milliseconds."""
+PASSES_AT_ONCE = 32
+"""Of one kind. After a restart a whole fleet wants its first pass: waiting here costs nothing, while a pass that waits for the store or
+the API server is on its timeout. Kinds do not share slots: models that wait for S3 never delay a rollback."""
 IDLE = timedelta(minutes=10)
 """A loop without a timer looks this often anyway: a belt to the braces of the watches."""
 
@@ -84,6 +87,7 @@ class Loops:
         self._timeout = reconcile_timeout.total_seconds()
         self._clock = clock
         self._controllers: dict[str, Controller] = {}
+        self._slots: dict[str, asyncio.Semaphore] = {}
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._wakes: dict[Key, _Wake] = {}
         self._topics: dict[tuple[str, str], set[Key]] = defaultdict(set)
@@ -93,6 +97,7 @@ class Loops:
     def register(self, controller: Controller) -> None:
         """Make `controller` responsible for its kind."""
         self._controllers[controller.resource.kind] = controller
+        self._slots[controller.resource.kind] = asyncio.Semaphore(PASSES_AT_ONCE)
 
     def changed(self, obj: Object) -> None:
         """A watched object changed (the caches' `on_change`): start its loop if it is ours, and wake all loops of its
@@ -140,9 +145,14 @@ class Loops:
         failures = 0
         await self._caches.wait_synced()
         try:
-            while (obj := self._caches.of(controller.resource).get(key.namespace, key.name)) is not None:
-                self._subscribe(key, obj)
-                delay, failures = await self._pass(controller, key, obj, failures)
+            while True:
+                self._due.pop(key, None)  # nobody is late while others have the slots
+                async with self._slots[key.kind]:
+                    obj = self._caches.of(controller.resource).get(key.namespace, key.name)
+                    if obj is None:
+                        return
+                    self._subscribe(key, obj)
+                    delay, failures = await self._pass(controller, key, obj, failures)
                 await self._sleep(key, delay, patient=failures > 0)
         finally:
             self._leave(key, controller)
