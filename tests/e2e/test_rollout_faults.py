@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 KILLS = 50
+FULL = 100  # percent
 
 
 def first_champion(world: World, **spec: Any) -> None:
@@ -47,7 +48,6 @@ class Watch:
     stop: threading.Event = field(default_factory=threading.Event)
     broken: list[str] = field(default_factory=list)
     looks: int = 0
-    weights: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         """Until stopped."""
@@ -56,19 +56,25 @@ class Watch:
 
     def look(self) -> None:
         """Invariants 1 and 2 of design/rollout.md, as the cluster shows them."""
-        route = self.world.kube.get(ROUTE, "digits")
-        if route is None:
+        weights = self._weights()
+        if not weights:
             return
         self.looks += 1
-        backends = [ref for rule in route["spec"]["rules"] for ref in rule.get("backendRefs", [])]
-        weights = {ref["name"]: int(ref.get("weight", 1)) for ref in backends}
-        if sum(weights.values()) != 100:
+        if sum(weights.values()) != FULL:
             self.broken.append(f"weights {weights} do not sum to 100")
         for name, weight in weights.items():
-            deployment = self.world.kube.get("deployment", name) if weight else None
-            if weight and not (deployment or {}).get("status", {}).get("readyReplicas"):
+            # Two reads are not one moment: the weight counts when it is still there after the pods were found missing.
+            if weight and not self._ready(name) and self._weights().get(name) and not self._ready(name):
                 self.broken.append(f"{name} has weight {weight} and no ready pod")
-        self.weights.append(weights.get("digits-v2", 0))
+
+    def _weights(self) -> dict[str, int]:
+        route = self.world.kube.get(ROUTE, "digits") or {"spec": {"rules": []}}
+        backends = [ref for rule in route["spec"]["rules"] for ref in rule.get("backendRefs", [])]
+        return {ref["name"]: int(ref.get("weight", 1)) for ref in backends}
+
+    def _ready(self, name: str) -> int:
+        deployment = self.world.kube.get("deployment", name) or {}
+        return int(deployment.get("status", {}).get("readyReplicas") or 0)
 
 
 @contextmanager
