@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
 
-from espalier_server.bodies import read_body
 from espalier_server.errors import RequestError, TooLateError
 from espalier_server.metrics import CONTENT_TYPE
 from espalier_server.protocol import describe_server, read_json
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from espalier_server.serving import ServedModel
     from espalier_server.state import State
 
 _MODEL = "/v2/models/{model}"
@@ -107,20 +107,26 @@ class Infer:
         """The response's body and its outcome. Times answers and time-outs, from the body's last byte to the
         answer's.
         """
-        state = self._state
-        served_model = state.served()
-        raw = await read_body(scope, receive, state.config.limits)
+        served = self._state.served()
+        raw = await self._state.bodies.read(scope, receive)
+        try:
+            return await self._compute(served, raw)
+        finally:
+            self._state.bodies.release(raw)
+
+    async def _compute(self, served: ServedModel, raw: bytes) -> tuple[bytes, str]:
+        """Times answers and time-outs, from the body's last byte to the answer's."""
+        metrics, workers = self._state.metrics, self._state.workers
         began = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         try:
-            small = served_model.is_small(len(raw))
-            served = await state.workers.run(lambda: served_model.compute(raw, now_ms), small=small)
+            answer = await workers.run(lambda: served.compute(raw, now_ms), small=served.is_small(len(raw)))
         except TooLateError:
-            state.metrics.duration.observe(time.perf_counter() - began)
+            metrics.duration.observe(time.perf_counter() - began)
             raise
-        served_model.count(served)
-        state.metrics.duration.observe(time.perf_counter() - began)
-        return served.body, served.outcome
+        served.count(answer)
+        metrics.duration.observe(time.perf_counter() - began)
+        return answer.body, answer.outcome
 
 
 class Routes:
@@ -160,8 +166,11 @@ class Routes:
     async def feedback(self, request: Request) -> Response:
         """Join a delayed label to its prediction."""
         served = self._state.served()
-        raw = await read_body(request.scope, request.receive, self._state.config.limits)
-        receipt = served.feedback.take(read_json(raw), time.time_ns() // 1_000_000)
+        raw = await self._state.bodies.read(request.scope, request.receive)
+        try:
+            receipt = served.feedback.take(read_json(raw), time.time_ns() // 1_000_000)
+        finally:
+            self._state.bodies.release(raw)
         return _json({"version": receipt.version, "result": receipt.result})
 
     async def metrics(self, _: Request) -> Response:

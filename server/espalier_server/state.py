@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from espalier_server.bodies import Bodies
 from espalier_server.errors import NotReadyError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class State:
         self.config = config
         self.metrics = metrics
         self.workers = workers
+        self.bodies = Bodies(config.limits)
         self.phase = Phase.LOADING
         self.why_not_ready = "the version is being downloaded and verified"
         self._served: ServedModel | None = None

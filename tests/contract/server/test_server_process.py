@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -199,3 +201,33 @@ def test_it_is_live_within_two_seconds_of_cpu_time(serve: Callable[..., Any], ve
         live = log.index("Uvicorn running")
         assert log.index("onnxruntime") > live
         assert log.index("boto3") > live
+
+
+GARBAGE = (
+    b"\x00\x01\x02\xff" * 100,
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1e9\r\n\r\n",
+    b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+    b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET /v2/models/%FF%00%0d%0a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+)
+
+
+def test_garbage_on_the_socket_harms_nobody(serve: Callable[..., Any], version: Version) -> None:
+    with serve(version.config()) as served:
+        served.await_status("/v2/health/ready", 200)
+        for garbage in GARBAGE:
+            answer = _send(served.port, garbage)
+            assert b" 500 " not in answer
+            assert served.infer().status_code == 200
+        assert "Traceback" not in served.log()
+
+
+def _send(port: int, raw: bytes) -> bytes:
+    """What a server answers to these bytes; nothing when it closed the connection before it had them all."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, suppress(OSError):
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        return connection.recv(65536)
+    return b""
