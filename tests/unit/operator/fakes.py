@@ -19,6 +19,7 @@ from espalier_operator.adapters.resources import resource_of
 from espalier_operator.decisions.plan import ObjectRef
 
 if TYPE_CHECKING:
+    import builtins
     from collections.abc import AsyncIterator, Sequence
     from datetime import timedelta
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 WITHOUT_GENERATION = frozenset({"ConfigMap", "Service", "Event"})
 NOW = "2026-11-22T12:00:00Z"
+Objects = list[dict[str, Any]]
+"""Named outside of FakeKube, whose method `list` hides the type."""
 
 
 class FakeKube:
@@ -88,7 +91,9 @@ class FakeKube:
 
     async def list(self, resource: Resource, namespace: str = "", selector: str = "") -> tuple[list[Object], str]:
         self._asked("list", ObjectRef(resource.api_version, resource.kind, namespace, ""))
-        found = [copy.deepcopy(each) for ref, each in self.objects.items() if _matches(ref, each, resource, selector)]
+        found: builtins.list[Object] = [
+            copy.deepcopy(each) for ref, each in self.objects.items() if _matches(ref, each, resource, selector)
+        ]
         return found, str(next(self._version))
 
     async def watch(
@@ -125,7 +130,7 @@ class FakeKube:
         for queue in itertools.chain.from_iterable(self._watchers.values()):
             queue.put_nowait(error)  # type: ignore[arg-type]
 
-    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+    def of_kind(self, kind: str) -> Objects:
         """All objects of a kind."""
         return [found for ref, found in self.objects.items() if ref.kind == kind]
 

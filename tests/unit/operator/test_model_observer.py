@@ -10,12 +10,12 @@ import pytest
 from aiohttp import web
 
 from espalier_api import conditions as c
+from espalier_api import names
 from espalier_api.training import TrainingProgress
 from espalier_operator import telemetry
 from espalier_operator.adapters import objectstore as s3
 from espalier_operator.adapters.watches import Caches
 from espalier_operator.controllers.loop import Key
-from espalier_operator.controllers.model import observe as module
 from espalier_operator.controllers.model.gauges import ModelGauges
 from espalier_operator.controllers.model.observe import HttpProgress, ModelObserver
 from espalier_operator.controllers.model.reference import ReferenceGauges, parse
@@ -155,7 +155,7 @@ async def test_progress_over_http_and_its_silence(monkeypatch: pytest.MonkeyPatc
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    monkeypatch.setattr(module.names, "PORT_TRAINER", runner.addresses[0][1])
+    monkeypatch.setattr(names, "PORT_TRAINER", runner.addresses[0][1])
     progress = HttpProgress()
     assert await progress("127.0.0.1") == PROGRESS
     assert await progress("127.0.0.1") is None

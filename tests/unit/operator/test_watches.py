@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from espalier_operator.adapters.kube import GoneError, NotFoundError, UnavailableError
@@ -154,10 +155,18 @@ async def test_after_a_gap_deletions_are_found(monkeypatch: pytest.MonkeyPatch) 
         kube = FakeKube()
         kube.put(model())
         async with fed(kube) as (caches, _):
-            await eventually(lambda kube=kube: all(kube._watchers[r.api_version, r.kind] for r in (*OWN, *CHILDREN)))
+            await eventually(partial(_all_watched, kube))
             del kube.objects[ObjectRef("espalier.dev/v1alpha1", "RegularizedModel", "vision", "digits")]
             kube.break_watches(error)
-            await eventually(lambda caches=caches: len(caches.of(MODELS)) == 0)
+            await eventually(partial(_is_empty, caches))
+
+
+def _all_watched(kube: FakeKube) -> bool:
+    return all(kube._watchers[resource.api_version, resource.kind] for resource in (*OWN, *CHILDREN))
+
+
+def _is_empty(caches: Caches) -> bool:
+    return len(caches.of(MODELS)) == 0
 
 
 async def test_a_missing_optional_kind_is_no_blindness() -> None:
