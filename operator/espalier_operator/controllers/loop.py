@@ -229,11 +229,12 @@ class Loops:
             self._topic_of[key] = topic
 
     def _leave(self, key: Key, controller: Controller) -> None:
-        controller.forget(key)
+        """Forget everything about the loop first: should the controller fail to, a new loop can still start."""
         self._topics[self._topic_of.pop(key, ("", ""))].discard(key)
         for held in (self._loops, self._wakes, self._due):
             held.pop(key, None)
         telemetry.OBJECTS.labels(key.kind).set(sum(other.kind == key.kind for other in self._loops))
+        controller.forget(key)
 
 
 class _Wake:
