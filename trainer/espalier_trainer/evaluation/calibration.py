@@ -98,9 +98,9 @@ def excess_ece(p: Floats, y: npt.NDArray[Any], seed: int, resamples: int = RESAM
     generator = np.random.default_rng(seed)
     # under the null the top label is right with probability `confidence`; nothing else enters top-label ECE
     index = bin_of(confidence)
-    hits = generator.random((resamples, len(y))) < confidence
     null = np.empty(resamples)
-    for i, hit in enumerate(hits):
+    for i in range(resamples):  # row by row: a matrix of all resamples would not fit a pod
+        hit = generator.random(len(y)) < confidence
         null[i] = np.abs(np.bincount(index, weights=confidence - hit, minlength=BINS)).sum() / len(y)
     low, high = np.quantile(null, [0.025, 0.975])
     p_value = (1 + int((null >= observed).sum())) / (resamples + 1)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Z: Final = 1.959963984540054
 RESAMPLES: Final = 500
+FEWEST_RESAMPLES: Final = 100
+DRAWS: Final = 50_000_000  # resampled rows per statistic: a million rows get by with a hundred resamples
 # two-sided 97.5 % quantiles of Student's t for 1..30 degrees of freedom
 _T975: Final = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
@@ -48,7 +50,8 @@ def bootstrap(
 ) -> MetricValue:
     """`statistic` of row indices on all rows, with the percentile interval over resampled rows. NaN resamples are left out."""
     generator = np.random.default_rng(seed)
-    values = np.asarray([statistic(generator.integers(0, n, n)) for _ in range(resamples)])
+    count = max(FEWEST_RESAMPLES, min(resamples, DRAWS // n))
+    values = np.asarray([statistic(generator.integers(0, n, n)) for _ in range(count)])
     values = values[np.isfinite(values)]
     value = statistic(np.arange(n))
     if len(values) == 0:

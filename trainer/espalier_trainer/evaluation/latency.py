@@ -19,6 +19,8 @@ WARM_UP: Final = 50
 SECONDS: Final = 3.0
 FEWEST: Final = 200
 
+onnxruntime.disable_telemetry_events()  # a training pod reports to its operator and to nobody else
+
 
 class Runtime:
     """The artifact in onnxruntime, one thread."""
