@@ -79,7 +79,7 @@ class RealPrometheus:
         config = self.folder / "prometheus.yml"
         config.write_text(CONFIG)
         arguments = [
-            self.program,
+            str(self.program),
             f"--config.file={config}",
             f"--storage.tsdb.path={self.folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",

@@ -98,7 +98,8 @@ async def test_a_block_is_read_when_it_is_due_and_once() -> None:
 
 
 async def test_a_bad_canary_fails_within_minutes() -> None:
-    source, entry, seconds = FakePrometheus(harm=5), {}, 120
+    entry: Any = {}
+    source, seconds = FakePrometheus(harm=5), 120
     while (seen := await look(source, entry, seconds)).look.verdict.kind is not VerdictKind.FAIL:
         entry, seconds = stored(seen), seconds + 30
         assert seconds < 400

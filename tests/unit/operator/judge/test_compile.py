@@ -86,7 +86,8 @@ def test_late_labels_are_waited_for_in_whole_blocks() -> None:
 def test_evidence_may_be_required() -> None:
     spec = Analysis.model_validate({"sequential": {"beta": 0.01}})
     (errors,) = compile_slis(spec, TIMING, warm_up=timedelta(0), require_evidence=True)
-    assert errors.params.beta == 0.01  # type: ignore[union-attr]
+    assert isinstance(errors, SequentialSli)
+    assert errors.params.beta == 0.01
 
 
 def test_after_promotion_more_is_allowed() -> None:
