@@ -84,7 +84,14 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     port = free_port()
     ports = [f"-{role}.port={free_port()}" for role in ("master", "volume", "filer")]
     command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1", *ports]
-    command += ["-s3", f"-s3.port={port}", f"-s3.config={_identities(folder)}", "-volume.max=20"]
+    command += [
+        "-s3",
+        f"-s3.port={port}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-s3.config={_identities(folder)}",
+        "-volume.max=20",
+    ]
     command += ["-master.volumeSizeLimitMB=32", "-master.electionTimeout=1s", "-master.heartbeatInterval=100ms"]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
