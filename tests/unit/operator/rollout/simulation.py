@@ -204,6 +204,11 @@ class World:
                 self.complain(f"condemned {after.stable.name} became champion")
         if before.stable is not None and after.stable is None:
             self.complain("the champion was forgotten")
+        failed = self.stored.verdict is VerdictKind.FAIL and self.stored.attempt == after.attempt
+        if failed and (
+            after.stage > before.stage or (after.state is State.PROMOTING and before.state is not after.state)
+        ):
+            self.complain(f"{after.canary} went on after a Fail")
         moved_on = (
             after.attempt == before.attempt
             and (after.stage > before.stage or after.state is State.PROMOTING)
@@ -223,6 +228,14 @@ class World:
     def complain(self, about: str) -> None:
         """Remember a broken invariant; the test fails on it."""
         self.truth.complaints.append(f"{self.now:%H:%M:%S} {about}")
+
+    def check_after_a_fresh_pass(self) -> None:
+        """Whoever has just seen everything leaves no weight on a canary without a ready pod."""
+        progress = self.stored.progress
+        canary = progress.canary.name if progress.canary and progress.stable else None
+        weight = self.route.weights.get(canary or "", 0)
+        if weight and not any(pod.ready for pod in self.pods if pod.version == canary):
+            self.complain(f"{canary} keeps weight {weight} without a ready pod")
 
     def scale(self, version: str, replicas: int) -> None:
         """Apply a Deployment and its Service."""

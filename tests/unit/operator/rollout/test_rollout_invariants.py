@@ -34,7 +34,9 @@ MINUTE = timedelta(minutes=1)
 THOROUGH = settings(
     max_examples=150, stateful_step_count=50, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
-HUNT = settings(THOROUGH, max_examples=600, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False)
+HUNT = settings(
+    THOROUGH, max_examples=800, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False, print_blob=False
+)
 """For mutants: find one counterexample, do not make it small."""
 
 SPECS = st.builds(
@@ -86,6 +88,7 @@ class RolloutUnderFaults(RuleBasedStateMachine):
             self.world.pass_time(timedelta(seconds=seconds))
             self.operator.refresh()
             self.operator.run()
+            self.world.check_after_a_fresh_pass()
 
     @rule(passes=st.integers(3, 12))
     def time_flies(self, passes: int) -> None:
@@ -103,6 +106,40 @@ class RolloutUnderFaults(RuleBasedStateMachine):
             self.operator.refresh()
         self.operator.run(survive=effects)
         self.operator = Operator(self.world, self.rules_under_test)
+
+    @precondition(lambda self: self.world.stored.progress.state is State.STEPPING)
+    @rule(effects=st.integers(1, 2), really=st.integers(0, 2))
+    def a_crash_that_only_a_dying_operator_saw(self, effects: int, really: int) -> None:
+        """The verdict reached the route (or the route and the pods), and its cause is gone when the next one looks."""
+        world = self.world
+        canary = world.stored.progress.canary
+        pods = [pod for pod in world.pods if canary is not None and pod.version == canary.name and pod.ready]
+        if really or not pods:
+            return
+        pods[0].crash = Crash("OOMKilled", 137, world.now)
+        world.truth.troubled.add(pods[0].version)
+        self.operator.refresh()
+        self.operator.run(survive=effects)
+        pods[0].crash = None
+        self.operator = Operator(world, self.rules_under_test)
+
+    @precondition(lambda self: self.world.stored.progress.state is State.STEPPING)
+    @rule(passes=st.integers(2, 8))
+    def an_outage_of_the_source_during_a_step(self, passes: int) -> None:
+        self.world.source_up = False
+        self.time_passes(30, passes)
+        self.world.source_up = True
+
+    @precondition(lambda self: self.world.stored.progress.state in {State.STEPPING, State.DEPLOYING})
+    @rule()
+    def all_nodes_of_the_canary_die(self) -> None:
+        world = self.world
+        canary = world.stored.progress.canary
+        if canary is None:
+            return
+        world.truth.troubled.add(canary.name)
+        world.pods = [pod for pod in world.pods if pod.version != canary.name]
+        self.time_passes(1, 2)
 
     @rule()
     def a_stale_operator_wakes_up(self) -> None:
