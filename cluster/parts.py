@@ -102,6 +102,9 @@ def _kube_stamps() -> dict[str, str]:
     }
 
 
+# Kubernetes, CoreDNS and Helm compile the same libraries: with the same versions and the same
+# tags, Go's build cache has them from the first of the three (tests/unit/cluster/test_parts.py).
+_SHARED_TAGS = ("notest", "grpcnotrace")
 _CONTAINERD = "github.com/containerd/containerd/v2"
 _CNI = "github.com/containernetworking/plugins/plugins"
 
@@ -124,7 +127,7 @@ PARTS: dict[str, Part] = {
             },
             main="kubectl",
             module=KUBERNETES,
-            tags=("selinux", "notest", "grpcnotrace"),
+            tags=("selinux", *_SHARED_TAGS),
             stamps=_kube_stamps(),
         ),
         Part(
@@ -153,6 +156,7 @@ PARTS: dict[str, Part] = {
             "coredns",
             {"coredns": "espalier.dev/cluster/coredns"},
             main="coredns",
+            tags=_SHARED_TAGS,
             module="github.com/coredns/coredns",
         ),
         Part("pause", {"pause": "espalier.dev/cluster/pause"}, main="pause"),
@@ -168,6 +172,7 @@ PARTS: dict[str, Part] = {
             "helm",
             {"helm": "helm.sh/helm/v3/cmd/helm"},
             main="helm",
+            tags=_SHARED_TAGS,
             module="helm.sh/helm/v3",
             stamps={"helm.sh/helm/v3/internal/version.version": "{v}"},
         ),
