@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # libraries are unpacked, not installed: no postinst, no service, no rule on
 # the machine.
 ENGINE_PACKAGES = (
-    "docker.io",
+    "docker.io",  # the name of a Debian package
     "containerd",
     "runc",
     "tini",
