@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from espalier_operator.controllers.model.observe import HttpProgress, ModelObser
 from espalier_operator.controllers.model.reference import ReferenceGauges, parse
 from espalier_operator.decisions.model_seen import Absent, Holdings, Listing, StoreTrouble
 from espalier_operator.decisions.model_summary import decide
+from espalier_operator.decisions.plan import rfc3339
 from espalier_operator.settings import Settings
 from tests.unit.operator.fakes import FakeKube, FakeStore
 from tests.unit.operator.samples import SNAPSHOT, manifest, model, version_digest
@@ -131,6 +133,17 @@ def test_strays_are_our_own_training_children_only() -> None:
     ):
         caches.assume(kube.put(each))
     assert {(ref.kind, ref.name) for ref in watched.at_hand(obj).strays} == {("Job", "old"), ("ConfigMap", "old")}
+
+
+def test_a_young_stranger_may_belong_to_another_operator() -> None:
+    """Its status has not arrived here yet; deleting its Job would be a theft."""
+    watched, caches, kube = observer()
+    obj = kube.put(model())
+    for name, age in (("young", 5), ("old", 60)):
+        job = child("Job", name, obj["metadata"]["uid"])
+        job["metadata"]["creationTimestamp"] = rfc3339(datetime.now(UTC) - timedelta(seconds=age))
+        caches.assume(kube.put(job))
+    assert [ref.name for ref in watched.at_hand(obj).strays] == ["old"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import aiohttp
@@ -30,7 +31,7 @@ from espalier_operator.decisions.model_seen import (
     StoreTrouble,
     questions,
 )
-from espalier_operator.decisions.plan import ObjectRef
+from espalier_operator.decisions.plan import ObjectRef, parse_time
 from espalier_operator.decisions.validation import judge_spec
 from espalier_operator.decisions.versions import Rollout, Stored
 
@@ -45,6 +46,8 @@ LOG = logging.getLogger(__name__)
 
 PROGRESS_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
 """A training pod that is too busy to answer is asked again in the next pass."""
+STRAY_AFTER: Final = timedelta(seconds=30)
+"""Younger children may belong to an intent whose status this process has not seen yet: another operator wrote it."""
 RETRY: Final = "retry"
 """The one request that a RegularizedModel understands in its annotation: train once more."""
 
@@ -84,10 +87,17 @@ class HttpProgress:
 class ModelObserver:
     """Observes models."""
 
-    def __init__(self, caches: Caches, store: s3.ObjectStore, progress: Progress) -> None:
+    def __init__(
+        self,
+        caches: Caches,
+        store: s3.ObjectStore,
+        progress: Progress,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._caches = caches
         self._store = store
         self._progress = progress
+        self._clock = clock
 
     async def observe(self, obj: Object) -> Seen:
         """Everything that a decision about `obj` needs. Store troubles become part of what is seen, they are not raised."""
@@ -139,9 +149,9 @@ class ModelObserver:
             *self._caches.of(JOBS).by_model(meta.namespace, meta.name),
             *self._caches.of(CONFIG_MAPS).by_model(meta.namespace, meta.name),
         )
-        return tuple(
-            ObjectRef.of(child) for child in children if _is_ours(child, meta) and child["metadata"]["name"] != current
-        )
+        old = self._clock() - STRAY_AFTER
+        strays = (child for child in children if _is_ours(child, meta) and child["metadata"]["name"] != current)
+        return tuple(ObjectRef.of(child) for child in strays if _created(child) < old)
 
     async def _how_far(self, seen: Seen, *, wanted: bool) -> TrainingProgress | None:
         return await self._progress(seen.attempt.pod_ip) if wanted and seen.attempt.pod_ip else None
@@ -202,6 +212,12 @@ def _is_ours(child: Object, meta: ObjectMeta) -> bool:
         and any(owner.get("uid") == meta.uid for owner in owners)
         and not metadata.get("deletionTimestamp")
     )
+
+
+def _created(child: Object) -> datetime:
+    """When the API server made it; long ago when that is not told."""
+    stamp = child["metadata"].get("creationTimestamp")
+    return parse_time(stamp) if stamp else datetime.min.replace(tzinfo=UTC)
 
 
 def _request(obj: Object) -> str | None:
