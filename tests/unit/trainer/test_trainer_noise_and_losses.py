@@ -283,3 +283,14 @@ def test_validation_sees_the_averaged_weights() -> None:
     _, plain = overfitting({}, 30)
     assert losses != plain
     assert fit.report.notes == {}
+
+
+def test_told_losses_are_plain_and_in_evaluation_mode() -> None:
+    """Under a robust loss with dropout the told training loss is cross-entropy without either, like the validation loss beside it."""
+    fit, _ = overfitting({"robustLoss": {"q": 0.9}, "dropout": {"p": 0.5}}, 20)
+    rows = np.linspace(0, 59, 60).astype(int)
+    data = classification(60, seed=1)
+    scores = fit.model(torch.tensor(data.x[rows]))
+    last = fit.report.history[-1]
+    assert last["train"] == pytest.approx(F.cross_entropy(scores, torch.tensor(data.y[rows])).item())
+    assert last["objective"] < last["train"]

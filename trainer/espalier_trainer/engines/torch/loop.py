@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 EVAL_ROWS: Final = 8192
 LOG_EVERY: Final = 50
+PROBE_ROWS: Final = 2048
 AUDITS: Final = 20  # how often per fit the gradients of terms are compared with the data's
 
 
@@ -96,6 +97,7 @@ class Fit:
         self.optimizer = build_optimizer(settings.optimizer, self.parameters.values(), settings.rate.at(0.0))
         self.view = OptimizerView(self.optimizer)
         self._plan_hooks()
+        self.probe = self._probe()
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch
         self.log = TermLog(self.logged, settings.log_every, device)
@@ -104,6 +106,12 @@ class Fit:
         self.report = FitReport()
         self._epoch_sum, self._epoch_steps = 0.0, 0
         self._last_values: list[Tensor] = []
+
+    def _probe(self) -> Tensors:
+        """Evenly spaced training rows, as many as validation has: the training loss of each epoch is told on them."""
+        size = min(len(self.train), 0 if self.validation is None else min(len(self.validation), PROBE_ROWS))
+        rows = torch.linspace(0, len(self.train) - 1, size).long().to(self.train.x.device)
+        return Tensors(self.train.x[rows], self.train.y[rows])
 
     def _params(self, block: Regularizer[Any]) -> Params:
         names = block.selector.choose(self.parameters, block.name, "parameter")
@@ -256,7 +264,7 @@ class Fit:
 
     def _end_epoch(self, epoch: int, session: Session) -> None:
         self._flush()
-        entry = {"epoch": float(epoch), "train": self._epoch_sum / max(self._epoch_steps, 1)}
+        entry = {"epoch": float(epoch), "objective": self._epoch_sum / max(self._epoch_steps, 1)}
         self._epoch_sum, self._epoch_steps = 0.0, 0
         if self.validation is not None:
             weights = self.shipped()
@@ -265,12 +273,18 @@ class Fit:
                 raise DivergedError(
                     f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate"
                 )
-            entry |= {"validation": report.loss, "metric": report.metric}
-            self.stopped = any(b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch"))
+            entry |= {"train": self._loss(self.probe, weights), "validation": report.loss, "metric": report.metric}
+            verdicts = [b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")]  # all of them look
+            self.stopped = any(verdicts)
         self.report.history.append(entry)
         session.progress(
             self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions()
         )
+
+    def _loss(self, part: Tensors, weights: Mapping[str, Tensor]) -> float:
+        """Plain loss in evaluation mode: comparable between splits, whatever the objective is."""
+        scores = self.scores(part.x, weights)
+        return float(losses.per_row(scores, Batch(scores, part.y), regression=self.settings.regression).mean())
 
     def _validate(self, epoch: int, weights: Mapping[str, Tensor]) -> EpochReport:
         validation = self.validation
