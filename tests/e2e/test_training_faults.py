@@ -53,8 +53,8 @@ def test_preempted_training_resumes_from_its_checkpoint(world: World) -> None:
 
 
 def test_divergence_is_final(world: World) -> None:
-    """An absurd learning rate makes the loss NaN: exit 43, reason Diverged, diagnosis F7, no second attempt."""
-    engine = torch_engine(optimizer={"sgd": {"learningRate": 1.0e12}}, epochs=3)
+    """The largest learning rate that the schema allows makes the loss NaN: exit 43, reason Diverged, diagnosis F7, no second attempt."""
+    engine = torch_engine(optimizer={"sgd": {"learningRate": 10.0, "momentum": 0.99}}, epochs=50)
     world.apply(model_manifest(engine=engine, regularizers={}))
     failed(world, "Diverged")
     diagnosis = world.version("v1").get("diagnosis") or []
