@@ -9,9 +9,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from espalier_api import artifact
 from espalier_api.training import TrainingJob, TrainingResult
 from espalier_trainer.__main__ import main
 
@@ -104,3 +106,11 @@ def start(folder: Path, spec: dict[str, Any], *, local: bool = True, **env: str)
 
 def events(log: str) -> list[dict[str, Any]]:
     return [json.loads(entry) for entry in log.splitlines() if entry.startswith("{")]
+
+
+def answer(folder: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    """What the published graph in `folder` answers to rows `x`, by output name."""
+    session = onnxruntime.InferenceSession(
+        (folder / artifact.MODEL_ONNX).read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    return dict(zip([o.name for o in session.get_outputs()], session.run(None, {artifact.ONNX_INPUT: x}), strict=True))

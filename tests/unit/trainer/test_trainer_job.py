@@ -8,7 +8,6 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from espalier_api import artifact
@@ -69,13 +68,6 @@ def test_a_job_becomes_a_complete_version(tmp_path: Path) -> None:
     assert "| l2 | 0.001 |" in (folder / artifact.MODEL_CARD).read_text()
 
 
-def answer(folder: Path, x: np.ndarray) -> dict[str, np.ndarray]:
-    session = onnxruntime.InferenceSession(
-        (folder / artifact.MODEL_ONNX).read_bytes(), providers=["CPUExecutionProvider"]
-    )
-    return dict(zip([o.name for o in session.get_outputs()], session.run(None, {artifact.ONNX_INPUT: x}), strict=True))
-
-
 ENGINES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "mlp": (
         {"torch": {"architecture": {"mlp": {"hidden": [8, 8], "residual": True}}, "epochs": 3}},
@@ -125,7 +117,7 @@ def test_every_engine_exports_what_it_answers(name: str, task: str, tmp_path: Pa
     assert result.exit_code == 0, result.message
     folder = tmp_path / jobs.VERSION
     golden = np.load(io.BytesIO((folder / artifact.GOLDEN).read_bytes()))
-    found = answer(folder, golden["input"])
+    found = jobs.answer(folder, golden["input"])
     assert set(found) == set(golden.files) - {"input"}
     for output, values in found.items():
         np.testing.assert_allclose(values, golden[output], atol=artifact.GOLDEN_TOLERANCE)
@@ -134,7 +126,7 @@ def test_every_engine_exports_what_it_answers(name: str, task: str, tmp_path: Pa
         assert found["label"].dtype == np.int64
         for rows in (1, 7, 512):
             zeros = np.zeros((rows, 5), dtype=np.float32)
-            assert answer(folder, zeros)["probabilities"].shape == (rows, 2 if name == "two-classes" else 3)
+            assert jobs.answer(folder, zeros)["probabilities"].shape == (rows, 2 if name == "two-classes" else 3)
     else:
         assert found["value"].shape == (60, 1)
         assert result.metrics["r2"].value > (
@@ -304,7 +296,7 @@ def test_leftovers_of_a_dead_attempt_are_overwritten_or_removed(tmp_path: Path) 
     (folder / "model.int8.onnx").write_bytes(b"of another config")
     assert jobs.train(tmp_path).exit_code == 0
     assert not (folder / "model.int8.onnx").exists()
-    assert answer(folder, np.zeros((1, 5), dtype=np.float32))["label"].shape == (1,)
+    assert jobs.answer(folder, np.zeros((1, 5), dtype=np.float32))["label"].shape == (1,)
 
 
 def test_losing_the_race_for_the_manifest_is_success_with_the_winners_digest(
@@ -369,41 +361,3 @@ def test_progress_and_metrics_are_served() -> None:
     finally:
         server.shutdown()
         server.server_close()
-
-
-@pytest.mark.parametrize("engine", ["ridge", "mlp"])
-def test_sample_weights_equal_duplicated_rows_in_training(engine: str, tmp_path: Path) -> None:
-    """Weights 1 and 3 on rows whose label is shifted by group pull the answer three to one."""
-    table = jobs.line()
-    half = np.arange(240) % 2
-    shifted = table.column("label").to_numpy() + 400 * half
-    table = table.set_column(table.schema.get_field_index("label"), "label", [shifted]).append_column(
-        "w", [1.0 + 2.0 * half]
-    )
-    jobs.stage(tmp_path, table)
-    engines: dict[str, Any] = {
-        "ridge": {"sklearn": {"estimator": "ridge"}},
-        "mlp": {
-            "torch": {
-                "architecture": {"mlp": {"hidden": []}},
-                "optimizer": {"sgd": {"learningRate": 0.1}},
-                "epochs": 60,
-            }
-        },
-    }
-    answers = []
-    for declared in ({}, {"sampleWeighting": {"column": "w"}}):
-        place = f"s3://models/vision/tiny/{len(answers)}/"
-        result = jobs.train(
-            tmp_path,
-            task={"type": "regression"},
-            engine=engines[engine],
-            regularizers=declared,
-            artifact={"uri": place},
-            data={**jobs.job()["data"], "features": {"exclude": ["w"]}},
-        )
-        assert result.exit_code == 0, result.message
-        zeros = np.zeros((1, 4), dtype=np.float32)
-        answers.append(float(answer(tmp_path / place.removeprefix("s3://"), zeros)["value"][0, 0]))
-    assert answers[0] == pytest.approx(700, abs=40)
-    assert answers[1] == pytest.approx(800, abs=40)

@@ -7,7 +7,7 @@ are checked; the operator only ever sees `Seen`, possibly old.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.judge.verdict import SampleState, VerdictKind
@@ -16,7 +16,6 @@ from espalier_operator.decisions.rollout.plan import Effect, RolloutPlan, effect
 from espalier_operator.decisions.rollout.progress import Outcome, Progress, State
 from espalier_operator.decisions.rollout.world import (
     Capabilities,
-    Crash,
     Mark,
     Pod,
     Reading,
@@ -28,62 +27,19 @@ from espalier_operator.decisions.rollout.world import (
     VersionRef,
     Workload,
 )
+from tests.unit.operator.rollout.simulated_parts import START, ConflictError, SimPod, SimRoute, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from espalier_operator.decisions.rollout.view import Rule
 
-START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 INTERVAL = timedelta(seconds=30)
 LAG = timedelta(seconds=15)
 START_UP = timedelta(seconds=20)
 SETTLES = timedelta(seconds=1)
 BLOCKS_TO_CONVICT = 2
 REQUESTS_PER_BLOCK = 100
-
-
-class ConflictError(Exception):
-    """Somebody wrote in between."""
-
-
-@dataclass
-class SimPod:
-    """One pod; `slow` never becomes ready."""
-
-    name: str
-    version: str
-    created: datetime
-    ready: bool = False
-    changed: datetime = START
-    was_ready: bool = False
-    restarts: int = 0
-    crash: Crash | None = None
-    unschedulable: bool = False
-    digest: str = ""
-
-
-@dataclass
-class SimRoute:
-    """The route object, and what the data plane made of it."""
-
-    weights: dict[str, int] = field(default_factory=dict)
-    mark: Mark | None = None
-    version: int = 0
-    accepted_at: datetime | None = None
-
-
-@dataclass
-class Stored:
-    """What survives the operator: status."""
-
-    progress: Progress = field(default_factory=Progress)
-    version: int = 0
-    attempt: str = ""
-    blocks: tuple[datetime, ...] = ()
-    data_blocks: tuple[datetime, ...] = ()
-    verdict: VerdictKind = VerdictKind.CONTINUE
-    state: SampleState = SampleState.INCONCLUSIVE
 
 
 @dataclass
