@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import statistics
 import sys
 import time
@@ -37,7 +38,8 @@ def one(world: World, run: int, champion: str) -> dict[str, float | str]:
     if outcome["outcome"] != "RolledBack" or world.champion() != champion:
         raise SystemExit(f"bench.rollback: {version} ended as {outcome}")
     verdict = datetime.fromisoformat(outcome["verdictAt"]).timestamp()
-    decided = datetime.fromisoformat(outcome["lastBlockEnd"]).timestamp() if outcome.get("lastBlockEnd") else verdict
+    judged = next(sli for sli in world.status()["slis"] if sli["name"] == outcome["sli"])
+    decided = datetime.fromisoformat(judged["lastBlockEnd"]).timestamp()
     world.await_("settled", lambda: world.status().get("phase") == "Idle", 120)
     return {
         "version": version,
@@ -53,7 +55,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path(".cache/bench/rollback.json"))
     arguments = parser.parse_args()
-    world = World(Kubectl("bench-rollback"), image_refs()["loadgen"])
+    world = World(Kubectl(f"bench-rollback-{secrets.token_hex(3)}"), image_refs()["loadgen"])
     world.prepare()
     world.apply_rollout()
     world.apply(model_manifest())
