@@ -52,6 +52,7 @@ def data_spec(job: TrainingJob) -> DataSpec:
     """What the columns mean, from data, task and the blocks that own columns."""
     data, blocks = job.data, job.regularizers
     weighting = blocks.sample_weighting
+    fairness = [blocks.fairness.column] if blocks.fairness else []
     owned = [b.column for b in (blocks.fairness,) if b is not None and b.column not in data.features.include]
     return DataSpec(
         target=data.target,
@@ -62,7 +63,7 @@ def data_spec(job: TrainingJob) -> DataSpec:
         weight=data.weight_column,
         sample_weight=weighting.column if weighting else None,
         sample_clip=weighting.clip if weighting else (0.0, float("inf")),
-        groups=tuple(dict.fromkeys((*data.group_columns, *job.group_metrics))),
+        groups=tuple(dict.fromkeys((*data.group_columns, *job.group_metrics, *fairness))),
         time=data.time_column,
         excluded=tuple(owned),
     )

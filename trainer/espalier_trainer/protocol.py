@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.targets import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     import numpy.typing as npt
     from torch import Tensor, nn
 
+    from espalier_trainer.export.graph import Graph
     from espalier_trainer.schedule import Coefficient
 
 
@@ -60,15 +61,43 @@ class PlanContext:
     target_scale: float  # standard deviation of the target in its own unit; 1 for classification
     splits: frozenset[str]  # names of the splits that have rows
     declared: frozenset[str]  # names of all declared blocks
+    batch_size: int = 0
+    groups: frozenset[str] = frozenset()  # group columns that rows carry
+    extra: frozenset[str] = frozenset()  # blocks that got a dataset of their own (safety)
+    references: Mapping[str, Reference] = field(default_factory=dict)  # by the name that blocks use for them
+    class_counts: tuple[int, ...] = ()  # training rows of each class
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Another fitted model: a teacher, a prior, the previous version. Verified, and compatible as far as the manifest tells (R33).
+
+    `scores` are its outputs on this job's rows, per split: log-probabilities (rows, classes) or values (rows, 1) standardized like our
+    own target. `weights` by parameter name are empty for models that are not networks; `arrays` are what its blocks left
+    for later tasks (a Fisher diagonal).
+    """
+
+    uri: str
+    digest: str
+    same_preprocessing: bool  # its standardizer is ours: only then do weights mean the same
+    scores: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    weights: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Batch:
-    """One batch on the device: `x` (rows, features) standardized, `y` (rows,) class index or value, or (rows, classes) shares."""
+    """One batch on the device: `x` (rows, features) standardized, `y` (rows,) class index or value, or (rows, classes) shares.
+
+    Everything else is row-aligned too. Change it by `dataclasses.replace`, so that what other blocks put there stays.
+    """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
+    index: Tensor | None = None  # (rows,) position among the training rows; None once rows were blended
+    groups: Mapping[str, Tensor] = field(default_factory=dict)  # column: (rows,) group code
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # by block name; floats are blended with x (batchMixing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +128,36 @@ class Params:
         return [p.grad for p in self.values if p.grad is not None]
 
 
+@dataclass(slots=True)
+class FitView:
+    """What a block may use of the fit it takes part in; `attach` gets it once, after all surgery and before the first step."""
+
+    model: nn.Module
+    parameters: Mapping[str, nn.Parameter]
+    train: Batch  # all training rows
+    extra: Mapping[str, Batch]  # whole datasets by block name (safety)
+    forward: Callable[[Tensor], Tensor]  # x (rows, features) to scores, in the model's current mode, with autocast
+    rows: Callable[[Tensor, Batch], Tensor]  # (scores, batch) to the data loss of each row (rows,) that is in force
+    regression: bool
+    classes: int
+    total: int  # optimizer steps of the whole fit
+    steps_per_epoch: int
+    seed: int
+    batch: Batch | None = None  # of the step being taken, after DATA
+
+
+class ScoreTransform(Protocol):
+    """What POST does to scores before they become probabilities; the same numbers in numpy and in the exported graph."""
+
+    def apply(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Scores (rows, outputs) to scores of the same shape."""
+        ...
+
+    def graph(self, graph: Graph, scores: str) -> str:
+        """The same as ONNX nodes; returns the output's name."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EpochReport:
     """What EPOCH hooks judge: evaluation mode, unpenalised, on the validation split with the weights that would be shipped."""
@@ -116,8 +175,15 @@ class PostContext:
 
     scores: Mapping[str, npt.NDArray[np.float64]]  # per split name: (rows, classes) logits or (rows, 1) values
     y: Mapping[str, npt.NDArray[Any]]
-    temperature: float = 1.0
+    temperature: float = 1.0  # applied after the transforms
     notes: dict[str, Any] = field(default_factory=dict)  # goes into metrics.json
+    transforms: list[ScoreTransform] = field(default_factory=list)  # in order; a block that appends calls `transform`
+    files: dict[str, bytes] = field(default_factory=dict)  # more files of the artifact, by name
+
+    def transform(self, transform: ScoreTransform) -> None:
+        """Append a transform; blocks after this one see its effect in `scores`."""
+        self.transforms.append(transform)
+        self.scores = {name: transform.apply(scores) for name, scores in self.scores.items()}
 
 
 class StepView:
@@ -165,7 +231,14 @@ class Regularizer(Generic[C]):
     def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
         """Change modules in place; called once, before the optimizer exists."""
 
+    def attach(self, view: FitView) -> None:
+        """Keep what the hooks below need of the fit (its `forward`, references, other rows). Nothing in it is state."""
+
     # DATA ---------------------------------------------------------------------------------------------------------
+    def draw(self, seed: int, rows: int) -> npt.NDArray[np.int64]:
+        """The training rows of one epoch in order, (rows,), a function of `seed` alone. At most one block of a job overrides it."""
+        raise NotImplementedError
+
     def batch(self, batch: Batch, step: Step, coefficient: Coefficient) -> Batch:
         """Change the batch; randomness comes from torch's generator, which is seeded by the step."""
         raise NotImplementedError
@@ -175,11 +248,23 @@ class Regularizer(Generic[C]):
         """Per-row data loss (rows,) that replaces the plain one. At most one block of a job overrides it."""
         raise NotImplementedError
 
+    def adjust_scores(self, scores: Tensor, batch: Batch, coefficient: Coefficient) -> Tensor:
+        """Scores (rows, outputs) as the data loss sees them in training (logit adjustment, margins). Evaluation sees plain ones."""
+        raise NotImplementedError
+
+    def mix_loss(self, rows: Tensor, scores: Tensor, batch: Batch, coefficient: Coefficient) -> Tensor:
+        """Per-row losses (rows,) made from the per-row losses so far: shares of other losses, weights of rows. Chained in order."""
+        raise NotImplementedError
+
     def loss_terms(self, scores: Tensor, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Terms added to the data loss, before their coefficient: scalars, fp32 or better."""
         raise NotImplementedError
 
     # GRAD ---------------------------------------------------------------------------------------------------------
+    def backward(self, objective: Tensor, batch: Batch, step: Step) -> None:
+        """Set every `.grad` in place of plain backward (per-example gradients). At most one block of a job overrides it."""
+        raise NotImplementedError
+
     def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:
         """Add the penalty's gradient, coefficient included, to each `.grad` in place."""
         raise NotImplementedError
@@ -211,7 +296,11 @@ class Regularizer(Generic[C]):
         raise NotImplementedError
 
     def select(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Choose the weights to ship; gets those that the block before chose."""
+        """Choose the weights to ship (parameters and buffers by name); gets those that the block before chose."""
+        raise NotImplementedError
+
+    def finish(self, model: nn.Module) -> None:
+        """After the selected weights are in the model: remove parametrizations, shrink layers. Called last block first."""
         raise NotImplementedError
 
     def post(self, context: PostContext) -> None:
@@ -220,6 +309,10 @@ class Regularizer(Generic[C]):
 
     def package(self) -> Mapping[str, bytes]:
         """More files for the artifact, by name."""
+        raise NotImplementedError
+
+    def compress(self, model: bytes, x: npt.NDArray[np.float32]) -> Mapping[str, bytes]:
+        """More files made from the finished graph (ONNX bytes) and raw calibration rows `x` (rows, features): quantized variants."""
         raise NotImplementedError
 
     # STATE --------------------------------------------------------------------------------------------------------

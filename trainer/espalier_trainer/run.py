@@ -13,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from espalier_api import artifact
 from espalier_api.artifact import MetricValue
 from espalier_api.durations import format_time
@@ -33,6 +35,8 @@ from espalier_trainer.session import Clock, Preemption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import numpy.typing as npt
 
     from espalier_api.training import TrainingJob
     from espalier_trainer.checkpoint import Checkpoints, Identity
@@ -115,10 +119,14 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
             f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})"
         )
 
+    coded = group_codes(parts)
+
     def part(name: str) -> Part:
         one = parts[name]
         weight = None if one.sample_weight is None else one.sample_weight / one.sample_weight.mean()
-        return Part(standardizer.apply(one.x), standardizer.target(one.y), weight if name == "train" else None)
+        groups = {column: codes[name] for column, codes in coded.items()}
+        x, y = standardizer.apply(one.x), standardizer.target(one.y)
+        return Part(x, y, weight if name == "train" else None, groups)
 
     fit = FitData(
         train=part("train"),
@@ -137,6 +145,15 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     )
     index = None if positive is None else data.classes.index(positive)
     return Prepared(parts, standardizer, fit, index, digest, content)
+
+
+def group_codes(parts: Mapping[str, Dataset]) -> dict[str, dict[str, npt.NDArray[np.int64]]]:
+    """Per group column and split: the position of each row's group among the sorted groups of the whole snapshot."""
+    codes: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
+    for column in parts["train"].groups:
+        known = np.unique(np.concatenate([one.groups[column].astype(str) for one in parts.values()]))
+        codes[column] = {n: np.searchsorted(known, one.groups[column].astype(str)) for n, one in parts.items()}
+    return codes
 
 
 # --- fits -------------------------------------------------------------------------------------------------------------

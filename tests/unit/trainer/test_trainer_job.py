@@ -321,7 +321,7 @@ def _blind_once(real: Any) -> Any:
 
 def test_a_graph_that_answers_otherwise_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = package.served_graph
-    monkeypatch.setattr(package, "served_graph", lambda f, s, c, t: real(f, s, c, 2 * t))
+    monkeypatch.setattr(package, "served_graph", lambda f, s, c, t, more: real(f, s, c, 2 * t, more))
     result = jobs.train(tmp_path)
     assert result.exit_code == 42
     assert "F3: model.onnx differs" in result.message

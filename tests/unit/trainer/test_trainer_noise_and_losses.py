@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name
 from numpy.testing import assert_allclose
 from torch import nn
 
-from espalier_trainer.engines.torch.mlp import Mlp
+from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, Step
 from espalier_trainer.regularizers.dropout import dropped

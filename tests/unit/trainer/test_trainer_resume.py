@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from espalier_trainer.checkpoint import Checkpoints, Identity, decode, encode
-from espalier_trainer.engines.torch.mlp import Mlp
+from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import PreemptedError
 from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import jobs

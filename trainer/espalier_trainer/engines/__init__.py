@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from espalier_trainer.export.graph import Graph
-    from espalier_trainer.protocol import Regularizer
+    from espalier_trainer.protocol import Reference, Regularizer
     from espalier_trainer.session import Session
 
 
@@ -26,6 +26,9 @@ class Part:
     x: npt.NDArray[np.float32]
     y: npt.NDArray[Any]
     weight: npt.NDArray[np.float64] | None = None
+    groups: Mapping[str, npt.NDArray[np.int64]] = field(
+        default_factory=dict
+    )  # column: (rows,) code of each row's group
 
     def __len__(self) -> int:
         return len(self.y)
@@ -41,6 +44,8 @@ class FitData:
     features: tuple[str, ...]
     splits: frozenset[str]  # names of all splits that have rows
     target_scale: float = 1.0  # the target's standard deviation in its own unit; 1 for classification
+    extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
+    references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use
 
     @property
     def outputs(self) -> int:

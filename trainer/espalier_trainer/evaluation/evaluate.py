@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from espalier_trainer.evaluation.baseline import Baseline
     from espalier_trainer.evaluation.calibration import Excess
     from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.protocol import ScoreTransform
 
 MAX_GROUPS: Final = 50
 GROUP_METRICS: Final = frozenset(
@@ -41,6 +42,9 @@ class Evaluation:
     diagnosis: list[Diagnosis] = field(default_factory=list)
     temperature: float = 1.0
     notes: dict[str, Any] = field(default_factory=dict)
+    # of the packaged fit only: a resumed run fits that one anew, so these need no place in a checkpoint
+    transforms: tuple[ScoreTransform, ...] = ()
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 def evaluate(
@@ -56,11 +60,13 @@ def evaluate(
     scores = {name: fitted.scores(standardizer.apply(part.x)) for name, part in parts.items() if len(part)}
     targets = {name: standardizer.target(parts[name].y) for name in scores}
     context = PostContext(scores, targets)
-    for block in engine.post_blocks():
+    own = getattr(fitted, "post_blocks", engine.post_blocks)  # a fit's own blocks know the fit
+    for block in own():
         block.post(context)
+    raw, scores = scores, dict(context.scores)
     test = parts["test"]
     told, excess = _test_metrics(scores["test"], test, standardizer, context.temperature, positive, seed)
-    told |= _gaps(scores, targets, classes=len(test.classes), seed=seed)
+    told |= _gaps(raw, targets, classes=len(test.classes), seed=seed)
     groups = {
         f"{name}/{column}={group}": value
         for column in test.groups
@@ -70,8 +76,11 @@ def evaluate(
         ].items()
         if name in GROUP_METRICS
     }
-    signals = _signals(fitted, scores, targets, baseline, told, excess, context.temperature)
-    return Evaluation(told, groups, diagnose(signals), context.temperature, {**context.notes, **_null(excess)})
+    signals = _signals(fitted, raw, targets, baseline, told, excess, context.temperature)
+    notes = {**context.notes, **_null(excess)}
+    return Evaluation(
+        told, groups, diagnose(signals), context.temperature, notes, tuple(context.transforms), dict(context.files)
+    )
 
 
 def _null(excess: Excess | None) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
     from onnx import NodeProto
 
     from espalier_trainer.engines import Fitted
     from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.protocol import ScoreTransform
 
 OPSET: Final = 18
 IR_VERSION: Final = 9  # read by every onnxruntime since 1.15
@@ -52,14 +55,22 @@ class Graph:
         return name
 
 
-def served_graph(fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float) -> bytes:
-    """The whole model as ONNX bytes: input float32 [N, features]; outputs `label` int64 [N] and `probabilities` [N, classes],
-    or `value` [N, 1].
+def served_graph(
+    fitted: Fitted,
+    standardizer: Standardizer,
+    classes: int,
+    temperature: float,
+    transforms: Sequence[ScoreTransform] = (),
+) -> bytes:
+    """The whole model as ONNX bytes, with what POST blocks do to scores: input float32 [N, features]; outputs
+    `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1].
     """
     graph = Graph()
     centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
     x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor.astype(np.float32)))
     scores = fitted.graph(graph, x)
+    for transform in transforms:
+        scores = transform.graph(graph, scores)
     if classes:
         tempered = graph.add("Div", scores, graph.scalar(temperature))
         graph.add("Softmax", tempered, output=ONNX_PROBABILITIES, axis=1)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from espalier_trainer.preprocessing import Standardizer
 
 DECILES = np.arange(1, 10) / 10
+CALIBRATION_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +65,17 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
 
 
 def answers(
-    fitted: Fitted, standardizer: Standardizer, classes: int, temperature: float, x: npt.NDArray[np.float32]
+    fitted: Fitted, standardizer: Standardizer, classes: int, evaluation: Evaluation, x: npt.NDArray[np.float32]
 ) -> dict[str, npt.NDArray[Any]]:
     """What the graph must answer to raw features, computed by the engine itself."""
     scores = fitted.scores(standardizer.apply(x))
+    for transform in evaluation.transforms:
+        scores = transform.apply(scores)
     if not classes:
         return {artifact.ONNX_VALUE: standardizer.value(scores)[:, None].astype(np.float32)}
     return {
         artifact.ONNX_LABEL: scores.argmax(axis=1),
-        artifact.ONNX_PROBABILITIES: softmax(scores, temperature).astype(np.float32),
+        artifact.ONNX_PROBABILITIES: softmax(scores, evaluation.temperature).astype(np.float32),
     }
 
 
@@ -108,6 +111,12 @@ def golden_rows(test: Dataset) -> npt.NDArray[np.float32]:
     """Up to 64 rows of the test split, evenly spaced."""
     rows = np.unique(np.linspace(0, len(test) - 1, min(len(test), artifact.GOLDEN_ROWS)).astype(np.int64))
     return test.x[rows]
+
+
+def calibration_rows(train: Dataset) -> npt.NDArray[np.float32]:
+    """Up to 4,096 raw training rows, evenly spaced: what sets the ranges of a quantized variant."""
+    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), CALIBRATION_ROWS)).astype(np.int64))
+    return train.x[rows]
 
 
 def reference(train: Dataset, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
@@ -146,10 +155,10 @@ def build(
     """Make every file. `evaluations` holds the packaged fit first; `metrics` are the means over all."""
     first, data = evaluations[0], parts["train"]
     classes = len(data.classes)
-    model = served_graph(fitted, standardizer, classes, first.temperature)
+    model = served_graph(fitted, standardizer, classes, first.temperature, first.transforms)
     runtime = Runtime(model)
     golden = golden_rows(parts["test"])
-    expected = answers(fitted, standardizer, classes, first.temperature, golden)
+    expected = answers(fitted, standardizer, classes, first, golden)
     parity = check_parity(runtime, expected, golden, 1.0 if classes else standardizer.target_scale)
     calls = CALLS_FOR_A_GATE if provenance.job.latency_gate else CALLS
     files = {
@@ -160,7 +169,9 @@ def build(
     }
     if weights := fitted.weights():
         files[artifact.MODEL_WEIGHTS] = save_tensors({n: np.ascontiguousarray(w) for n, w in weights.items()})
-    files |= fitted.files()
+    files |= {**fitted.files(), **first.files}
+    if compress := getattr(fitted, "compressed", None):  # engines of networks
+        files |= compress(model, calibration_rows(data))
     told = {
         **metrics,
         "latencyP95Seconds": runtime.p95(golden, calls),

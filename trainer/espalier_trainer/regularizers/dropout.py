@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espalier_api.regularizers import Dropout as DropoutConfig
-from espalier_trainer.engines.torch.mlp import insert_after, layer_names
+from espalier_trainer.engines.torch.layers import insert, layer_names
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
 
@@ -32,6 +32,8 @@ def dropped(x: Tensor, p: float) -> Tensor:
 
 class AnnealedDropout(nn.Module):
     """Dropout whose probability is the coefficient in force; `kind` element or alpha (for SELU)."""
+
+    identity_in_evaluation = True
 
     def __init__(self, coefficient: Coefficient, kind: str) -> None:
         super().__init__()
@@ -69,4 +71,4 @@ class Dropout(Regularizer[DropoutConfig]):
         if peak >= 1.0:
             raise InvalidConfigError(f"regularizers.dropout: p times its schedule reaches {peak:.3g}; keep it below 1")
         for layer in self.selector.choose(layer_names(model), self.name, "layer"):
-            insert_after(model, layer, "dropout", AnnealedDropout(coefficient, self.config.kind))
+            insert(model, layer, "dropout", AnnealedDropout(coefficient, self.config.kind))

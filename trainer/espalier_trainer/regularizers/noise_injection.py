@@ -5,6 +5,7 @@ and activation (units of their root mean square), gradient (units of each gradie
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espalier_api.regularizers import NoiseInjection as NoiseInjectionConfig
-from espalier_trainer.engines.torch.mlp import insert_after, layer_names
+from espalier_trainer.engines.torch.layers import insert, layer_names
 from espalier_trainer.protocol import MIDDLE, Batch, Params, PlanContext, Regularizer, Stage, Step, register
 from espalier_trainer.targets import Selector
 
@@ -31,6 +32,8 @@ def noisy(x: Tensor, std: Tensor) -> Tensor:
 
 class ActivationNoise(nn.Module):
     """Adds noise in training."""
+
+    identity_in_evaluation = True
 
     def __init__(self, coefficient: Coefficient) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
         """Activation: a module per layer. Weight: replace each selected linear layer in place."""
         if self.config.site == "activation":
             for layer in self.selector.choose(layer_names(model), self.name, "layer"):
-                insert_after(model, layer, "noise", ActivationNoise(coefficient))
+                insert(model, layer, "noise", ActivationNoise(coefficient))
         if self.config.site == "weight":
             for name in self.selector.choose([n for n, _ in model.named_parameters()], self.name, "parameter"):
                 module = model.get_submodule(name.rsplit(".", 1)[0])
@@ -101,7 +104,7 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
             if self._mask is None:
                 self._mask = torch.tensor(self._columns, device=batch.x.device, dtype=batch.x.dtype)
             noise = noise * self._mask
-        return Batch(batch.x + noise, batch.y, batch.weight)
+        return replace(batch, x=batch.x + noise)
 
     def transform_grad(self, params: Params, step: Step, coefficient: Coefficient) -> None:
         """Site gradient."""

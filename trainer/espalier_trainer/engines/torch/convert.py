@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from torch import nn
 
-from espalier_trainer.engines.torch.mlp import Residual
 from espalier_trainer.errors import InvalidConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     import numpy as np
     import numpy.typing as npt
@@ -21,32 +20,39 @@ if TYPE_CHECKING:
 
 
 def append(graph: Graph, module: nn.Module, x: str) -> str:
-    """Append the evaluation-mode computation of `module` on value `x`; return the output's name."""
-    if isinstance(module, Residual):
-        inner = x
-        for child in module.children():
-            inner = append(graph, child, inner)
-        return graph.add("Add", x, inner)
-    if isinstance(module, nn.Sequential):
-        for child in module.children():
-            x = append(graph, child, x)
+    """Append the evaluation-mode computation of `module` on value `x`; return the output's name.
+
+    A module's own `to_onnx(graph, x)` comes first, then the identity, then containers, then the table below.
+    """
+    own = getattr(module, "to_onnx", None)
+    if own is not None:
+        return str(own(graph, x))
+    if getattr(module, "identity_in_evaluation", False):
         return x
+    if isinstance(module, nn.Sequential):
+        return append_all(graph, module.children(), x)
     for kind, convert in CONVERTERS.items():
         if isinstance(module, kind):
             return convert(graph, module, x)
-    if hasattr(module, "coefficient"):  # dropout and noise blocks: the identity in evaluation mode
-        return x
     raise InvalidConfigError(f"export: no ONNX form is known for a {type(module).__name__} layer")
 
 
-def _array(tensor: object) -> npt.NDArray[np.float32]:
+def append_all(graph: Graph, modules: Iterable[nn.Module], x: str) -> str:
+    """One after the other."""
+    for module in modules:
+        x = append(graph, module, x)
+    return x
+
+
+def array(tensor: object) -> npt.NDArray[np.float32]:
+    """A parameter as float32 on the host."""
     return tensor.detach().cpu().float().numpy()  # type: ignore[attr-defined, no-any-return]
 
 
 def _linear(graph: Graph, module: nn.Linear, x: str) -> str:
-    weight = graph.constant("weight", _array(module.weight))
-    bias = graph.constant("bias", _array(module.bias))
-    return graph.add("Gemm", x, weight, bias, transB=1)
+    weight = graph.constant("weight", array(module.weight))
+    bias = [] if module.bias is None else [graph.constant("bias", array(module.bias))]
+    return graph.add("Gemm", x, weight, *bias, transB=1)
 
 
 def _op(name: str) -> Callable[[Graph, nn.Module, str], str]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
 
 from espalier_trainer import rng
-from espalier_trainer.engines.torch import mlp
+from espalier_trainer.engines.torch import architectures, losses
 from espalier_trainer.engines.torch.convert import append
-from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors, as_numpy, seed_generators
+from espalier_trainer.engines.torch.layers import on_device
+from espalier_trainer.engines.torch.loop import Fit
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
+from espalier_trainer.engines.torch.tensors import Settings, Tensors, as_numpy, seed_generators
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.machine import cpu_limit, threads_for
-from espalier_trainer.protocol import PlanContext, Regularizer, acting, lookup
+from espalier_trainer.protocol import Batch, PlanContext, Regularizer, acting, lookup
 from espalier_trainer.schedule import ConstantRate, CosineRate, LearningRate, StepRate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     import numpy.typing as npt
-    from torch import nn
+    from torch import Tensor, nn
 
     from espalier_api.engines import TorchEngine as TorchConfig
     from espalier_api.regularizers import Block
@@ -61,11 +63,6 @@ class TorchEngine:
             raise InvalidConfigError(
                 f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16"
             )
-        if self.config.architecture.mlp is None:
-            declared = ", ".join(self.config.architecture.dump())
-            raise InvalidConfigError(
-                f"engine.torch.architecture: {declared} is not implemented by this trainer; use mlp"
-            )
         steps = -(-len(data.train) // self.config.batch_size)
         self._context = PlanContext(
             regression=not data.classes,
@@ -78,11 +75,16 @@ class TorchEngine:
             target_scale=data.target_scale,
             splits=data.splits,
             declared=frozenset(self.regularizers),
+            batch_size=min(self.config.batch_size, len(data.train)),
+            groups=frozenset(data.train.groups),
+            extra=frozenset(data.extra),
+            references=data.references,
+            class_counts=tuple(np.bincount(data.train.y, minlength=data.classes).tolist()) if data.classes else (),
         )
         model = self._model(data, 0)
         work = sum(p.numel() for p in model.parameters()) * min(self.config.batch_size, len(data.train))
         torch.set_num_threads(threads_for(work, cpu_limit()))
-        Fit(model, self._blocks(), self._tensors(data.train), None, self._settings(data, 0))  # targets select something
+        self._new_fit(model, self._blocks(), data, None, 0)  # targets select something
 
     def _blocks(self) -> list[Regularizer[Any]]:
         blocks = [lookup(name)(config) for name, config in self.regularizers.items()]
@@ -93,16 +95,20 @@ class TorchEngine:
         return blocks
 
     def _model(self, data: FitData, seed: int) -> nn.Module:
-        config = self.config.architecture.mlp
-        assert config is not None  # noqa: S101 - plan refused the others
         seed_generators(rng.derive(seed, "init"), torch.device("cpu"))
-        model = mlp.Mlp(len(data.features), config.hidden, data.outputs, config.activation, residual=config.residual)
-        return model.to(self.device)
+        return architectures.build(self.config.architecture, len(data.features), data.outputs).to(self.device)
 
     def _tensors(self, part: Part) -> Tensors:
-        y = mlp.on_device(part.y, self.device, torch.int64 if part.y.dtype.kind == "i" else torch.float32)
-        weight = None if part.weight is None else mlp.on_device(part.weight, self.device, torch.float32)
-        return Tensors(mlp.on_device(part.x, self.device, torch.float32), y, weight)
+        y = on_device(part.y, self.device, torch.int64 if part.y.dtype.kind == "i" else torch.float32)
+        weight = None if part.weight is None else on_device(part.weight, self.device, torch.float32)
+        groups = {name: on_device(codes, self.device, torch.int64) for name, codes in part.groups.items()}
+        return Tensors(on_device(part.x, self.device, torch.float32), y, weight, groups)
+
+    def _new_fit(
+        self, model: nn.Module, blocks: list[Regularizer[Any]], data: FitData, validation: Tensors | None, seed: int
+    ) -> Fit:
+        extra = {name: self._tensors(part) for name, part in data.extra.items()}
+        return Fit(model, blocks, self._tensors(data.train), validation, self._settings(data, seed), extra)
 
     def _settings(self, data: FitData, seed: int) -> Settings:
         return Settings(
@@ -119,7 +125,7 @@ class TorchEngine:
         """Train once; resumes when the session holds a state."""
         blocks = self._blocks()
         validation = None if data.validation is None else self._tensors(data.validation)
-        fit = Fit(self._model(data, seed), blocks, self._tensors(data.train), validation, self._settings(data, seed))
+        fit = self._new_fit(self._model(data, seed), blocks, data, validation, seed)
         fit.run(session)
         for block in blocks:
             fit.report.notes |= {f"{block.name}.{key}": value for key, value in block.notes().items()}
@@ -144,8 +150,26 @@ class FittedTorch:
 
     def scores(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Standardized features (rows, features) to logits or standardized values."""
-        tensor = mlp.on_device(x, self._fit.train.x.device, self._fit.train.x.dtype)
-        return as_numpy(self._fit.scores(tensor, self._fit.parameters))
+        return as_numpy(self._fit.scores(self._tensor(x)))
+
+    def _tensor(self, x: npt.NDArray[np.float32]) -> Tensor:
+        return on_device(x, self._fit.train.x.device, self._fit.train.x.dtype)
+
+    def input_gradient(self, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Gradient (rows, features) of each row's plain loss by its standardized features, in evaluation mode."""
+        inputs = self._tensor(x).requires_grad_()
+        targets = on_device(y, inputs.device, torch.int64 if y.dtype.kind == "i" else inputs.dtype)
+        scores = self._fit.model(inputs)
+        total = losses.per_row(scores, Batch(inputs, targets), regression=targets.is_floating_point()).sum()
+        return as_numpy(torch.autograd.grad(total, inputs)[0])
+
+    def post_blocks(self) -> list[Regularizer[Any]]:
+        """The blocks of this very fit that act on final scores."""
+        return acting(self._blocks, "post")
+
+    def compressed(self, model: bytes, x: npt.NDArray[np.float32]) -> Mapping[str, bytes]:
+        """What blocks make of the finished graph, from raw rows `x`."""
+        return {n: d for block in acting(self._blocks, "compress") for n, d in block.compress(model, x).items()}
 
     def graph(self, graph: Graph, standardized: str) -> str:
         """The same function as ONNX nodes."""

@@ -6,68 +6,35 @@ optimizer, the blocks' own state and the step number, and a fit resumed in the m
 
 from __future__ import annotations
 
-import contextlib
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
-from torch.func import functional_call
 
 from espalier_trainer import rng
 from espalier_trainer.engines import Contribution, FitReport
-from espalier_trainer.engines.torch import losses
+from espalier_trainer.engines.torch import evaluator
 from espalier_trainer.engines.torch.audit import Audit
-from espalier_trainer.engines.torch.optimizers import OptimizerSpec, OptimizerView
+from espalier_trainer.engines.torch.objective import Objective, only
+from espalier_trainer.engines.torch.optimizers import OptimizerView
 from espalier_trainer.engines.torch.optimizers import build as build_optimizer
 from espalier_trainer.engines.torch.telemetry import TermLog
-from espalier_trainer.errors import DivergedError, InvalidConfigError
-from espalier_trainer.protocol import Batch, EpochReport, Params, Regularizer, Step, acting, ordered
-from espalier_trainer.schedule import Coefficient, LearningRate
+from espalier_trainer.engines.torch.tensors import Settings, Tensors, seed_generators
+from espalier_trainer.errors import DivergedError
+from espalier_trainer.protocol import FitView, Params, Regularizer, Step, acting, ordered
+from espalier_trainer.schedule import Coefficient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy.typing as npt
     from torch import Tensor, nn
 
     from espalier_trainer.session import Session
 
-EVAL_ROWS: Final = 8192
-LOG_EVERY: Final = 50
+__all__ = ["Fit", "Settings", "Tensors"]
+
 PROBE_ROWS: Final = 2048
 AUDITS: Final = 20  # how often per fit the gradients of terms are compared with the data's
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to fit; `autocast` is the type of forward and backward when it is not the weights' own."""
-
-    optimizer: OptimizerSpec
-    rate: LearningRate
-    epochs: int
-    batch_size: int
-    seed: int
-    regression: bool
-    autocast: torch.dtype | None = None
-    log_every: int = LOG_EVERY
-
-
-@dataclass(slots=True)
-class Tensors:
-    """A split on the device."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: Tensor) -> Batch:
-        """The given rows."""
-        return Batch(self.x[rows], self.y[rows], None if self.weight is None else self.weight[rows])
 
 
 class Fit:
@@ -80,6 +47,7 @@ class Fit:
         train: Tensors,
         validation: Tensors | None,
         settings: Settings,
+        extra: Mapping[str, Tensors] | None = None,
     ) -> None:
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.blocks = ordered(blocks)
@@ -96,10 +64,14 @@ class Fit:
         self.params = {b.name: self._params(b) for b in self.blocks if b.selects == "parameters"}
         self.optimizer = build_optimizer(settings.optimizer, self.parameters.values(), settings.rate.at(0.0))
         self.view = OptimizerView(self.optimizer)
+        self.objective = Objective(
+            model, self.blocks, self.coefficients, regression=settings.regression, autocast=settings.autocast
+        )
         self._plan_hooks()
         self.probe = self._probe()
         self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch
+        self.fit_view = self._attach(extra or {})
         self.log = TermLog(self.logged, settings.log_every, device)
         self.audit = Audit([b.name for b in self.blocks])
         self.step, self.stopped = 0, False
@@ -113,6 +85,25 @@ class Fit:
         rows = torch.linspace(0, len(self.train) - 1, size).long().to(self.train.x.device)
         return Tensors(self.train.x[rows], self.train.y[rows])
 
+    def _attach(self, extra: Mapping[str, Tensors]) -> FitView:
+        outputs = 0 if self.settings.regression else self.scores(self.train.x[:1]).shape[-1]
+        view = FitView(
+            model=self.model,
+            parameters=self.parameters,
+            train=self.train.all(),
+            extra={name: part.all() for name, part in extra.items()},
+            forward=self.objective.forward,
+            rows=self.objective.rows,
+            regression=self.settings.regression,
+            classes=outputs,
+            total=self.total,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=self.settings.seed,
+        )
+        for block in acting(self.blocks, "attach"):
+            block.attach(view)
+        return view
+
     def _params(self, block: Regularizer[Any]) -> Params:
         names = block.selector.choose(self.parameters, block.name, "parameter")
         return Params(names, [self.parameters[name] for name in names])
@@ -120,19 +111,14 @@ class Fit:
     def _plan_hooks(self) -> None:
         """Bind hooks once: a hook that no block overrides costs nothing per step."""
         self.batch_blocks = acting(self.blocks, "batch")
-        replacing = acting(self.blocks, "data_loss")
-        if len(replacing) > 1:
-            raise InvalidConfigError(
-                f"regularizers: {' and '.join(b.name for b in replacing)} both replace the data loss; keep one"
-            )
-        self.data_loss_block = replacing[0] if replacing else None
-        self.term_blocks = acting(self.blocks, "loss_terms")
+        self.drawing = only(self.blocks, "draw", "choose the rows of an epoch")
+        self.backward_block = only(self.blocks, "backward", "compute the gradient")
         self.grad_blocks = acting(self.blocks, "penalty_grad")
         self.transform_blocks = acting(self.blocks, "transform_grad")
         self.before_blocks = acting(self.blocks, "before_step")
         self.after_blocks = acting(self.blocks, "after_step")
         self.valued = acting(self.blocks, "penalty_value")
-        self.logged = [b.name for b in (*self.term_blocks, *self.valued)]
+        self.logged = [b.name for b in (*self.objective.terms, *self.valued)]
 
     # --- run --------------------------------------------------------------------------------------------------------
     def run(self, session: Session) -> None:
@@ -161,6 +147,9 @@ class Fit:
     def _order(self, epoch: int) -> Tensor:
         """The permutation of rows of this epoch, on the device; one full batch stays in order (nothing to shuffle)."""
         n = len(self.train)
+        if self.drawing is not None:
+            drawn = self.drawing.draw(rng.derive(self.settings.seed, "draw", epoch), n)
+            return torch.from_numpy(drawn).to(self.train.x.device)
         if self.steps_per_epoch == 1:
             return torch.arange(n, device=self.train.x.device)
         return torch.from_numpy(rng.permutation(rng.derive(self.settings.seed, "order", epoch), n)).to(
@@ -177,12 +166,17 @@ class Fit:
         batch = self.train.take(rows)
         for block in self.batch_blocks:
             batch = block.batch(batch, step, self.coefficients[block.name])
-        data, terms = self._objective(batch, step, audit=audit)
+        self.fit_view.batch = batch
+        audited = self.audit if audit else None
+        data, terms = self.objective(batch, step, list(self.parameters.values()), audited)
         self.optimizer.zero_grad(set_to_none=True)
         total = data
         for name, value in terms.items():
             total = total + self.coefficients[name].tensor * value
-        total.backward()  # type: ignore[no-untyped-call]
+        if self.backward_block is None:
+            total.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.backward_block.backward(total, batch, step)
         with torch.no_grad():
             self._gradients(step, audit=audit)
             self._move(audit=audit)
@@ -190,29 +184,6 @@ class Fit:
                 self.step, [data, *(self.coefficients[n].tensor * v for n, v in terms.items()), *self._values()]
             ):
                 self._flush()
-
-    def _objective(self, batch: Batch, step: Step, *, audit: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        cast = self.settings.autocast
-        with torch.autocast(batch.x.device.type, cast) if cast else contextlib.nullcontext():
-            scores = self.model(batch.x)
-        scores = scores.to(batch.x.dtype)  # terms are summed in fp32 or better: bf16 loses penalties
-        regression = self.settings.regression
-        block = self.data_loss_block
-        if block is None:
-            data = losses.mean(losses.per_row(scores, batch, regression=regression), batch.weight)
-        else:
-            data = losses.mean(block.data_loss(scores, batch, self.coefficients[block.name]), batch.weight)
-        terms: dict[str, Tensor] = {}
-        for term_block in self.term_blocks:
-            terms[term_block.name] = torch.stack(list(term_block.loss_terms(scores, batch, step).values())).sum()
-        if audit:
-            plain = losses.mean(losses.per_row(scores, batch, regression=regression), batch.weight) if block else data
-            self.audit.begin(plain, list(self.parameters.values()))
-            if block is not None:
-                self.audit.replaced(block.name, data, plain)
-            for name, value in terms.items():
-                self.audit.term(name, self.coefficients[name].tensor * value)
-        return data, terms
 
     def _gradients(self, step: Step, *, audit: bool) -> None:
         for block in self.grad_blocks:
@@ -267,13 +238,14 @@ class Fit:
         entry = {"epoch": float(epoch), "objective": self._epoch_sum / max(self._epoch_steps, 1)}
         self._epoch_sum, self._epoch_steps = 0.0, 0
         if self.validation is not None:
-            weights = self.shipped()
-            report = self._validate(epoch, weights)
+            weights, regression = self.shipped(), self.settings.regression
+            report = evaluator.validate(self.model, self.validation, weights, epoch, regression=regression)
             if not math.isfinite(report.loss):
                 raise DivergedError(
                     f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate"
                 )
-            entry |= {"train": self._loss(self.probe, weights), "validation": report.loss, "metric": report.metric}
+            told = evaluator.loss(self.model, self.probe, weights, regression=regression)
+            entry |= {"train": told, "validation": report.loss, "metric": report.metric}
             verdicts = [b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")]  # all of them look
             self.stopped = any(verdicts)
         self.report.history.append(entry)
@@ -281,49 +253,24 @@ class Fit:
             self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions()
         )
 
-    def _loss(self, part: Tensors, weights: Mapping[str, Tensor]) -> float:
-        """Plain loss in evaluation mode: comparable between splits, whatever the objective is."""
-        scores = self.scores(part.x, weights)
-        return float(losses.per_row(scores, Batch(scores, part.y), regression=self.settings.regression).mean())
-
-    def _validate(self, epoch: int, weights: Mapping[str, Tensor]) -> EpochReport:
-        validation = self.validation
-        assert validation is not None  # noqa: S101 - the caller asked for it
-        scores = self.scores(validation.x, weights)
-        with torch.no_grad():
-            batch = Batch(scores, validation.y)
-            loss = float(losses.per_row(scores, batch, regression=self.settings.regression).mean())
-            if self.settings.regression:
-                residual = (scores.squeeze(-1) - validation.y).square().mean()
-                metric = 1.0 - float(residual / validation.y.var(unbiased=False).clamp_min(1e-12))
-            else:
-                metric = float((scores.argmax(-1) == validation.y).double().mean())
-        return EpochReport(epoch, loss, metric, scores.double().cpu().numpy(), validation.y.cpu().numpy())
-
-    def scores(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """Evaluation-mode scores (rows, outputs) with the given weights; the generator and the training mode are left as they were."""
-        was_training = self.model.training
-        self.model.eval()
-        state = {**dict(self.model.named_buffers()), **weights}
-        with torch.no_grad():
-            parts = [functional_call(self.model, state, (part,)) for part in torch.split(x, EVAL_ROWS)]
-        self.model.train(was_training)
-        return torch.cat(parts)
+    def scores(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Evaluation-mode scores (rows, outputs), with the given weights and buffers or the model's own."""
+        return evaluator.scores(self.model, x, weights)
 
     def shipped(self) -> dict[str, Tensor]:
-        """The weights that would be shipped now: the model's own unless an averaging block holds better ones."""
-        weights = {name: p.detach() for name, p in self.parameters.items()}
-        for block in acting(self.blocks, "evaluation_weights"):
-            weights |= block.evaluation_weights()
-        return weights
+        """Parameters and buffers that would be shipped now."""
+        return evaluator.shipped(self.model, self.blocks, self.train.x)
 
     def _finish(self) -> None:
-        weights = {name: p.detach().clone() for name, p in self.parameters.items()}
+        chosen = {name: w.clone() for name, w in self.shipped().items()}
         for block in acting(self.blocks, "select"):
-            weights = block.select(weights)
+            chosen = block.select(chosen)
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
+            for name, tensor in evaluator.state_of(self.model).items():
+                tensor.copy_(chosen[name])
+        for block in reversed(acting(self.blocks, "finish")):
+            block.finish(self.model)
+        self.parameters = dict(self.model.named_parameters())
         self.model.eval()
         self.report.epochs, self.report.steps = len(self.report.history), self.step
         self.report.contributions = self.contributions()
@@ -381,15 +328,3 @@ class Fit:
         self._epoch_sum, self._epoch_steps = state["epoch"]
         self.log.sums, self.log.steps = list(state["log"][0]), state["log"][1]
         self.audit.load_state_dict(state["audit"])
-
-
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Reseed the generator that this device draws from."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
-def as_numpy(tensor: Tensor) -> npt.NDArray[np.float64]:
-    """Host copy in double precision."""
-    return np.asarray(tensor.detach().double().cpu().numpy())

@@ -1,0 +1,76 @@
+"""What every architecture is built of, so that surgery finds its places by name and the exporter walks modules in order.
+
+A `Layer` is one linear map or convolution with what belongs to it, under fixed names and in this order: `linear` or `conv`, `norm`,
+`activation`, `noise`, `dropout`, `pool`. Blocks insert modules under these names; a module that is the identity in evaluation mode says
+so (`identity_in_evaluation`), any other brings its own `to_onnx(graph, x)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from espalier_trainer.export.graph import Graph
+
+ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "selu": nn.SELU,
+}
+
+ORDER: Final = ("linear", "conv", "norm", "activation", "noise", "dropout", "pool")
+"""Names of a layer's parts, first to last."""
+
+
+class Layer(nn.Sequential):
+    """One step of a network that surgery may change: its parts carry the names of ORDER."""
+
+
+class ResidualLayer(Layer):
+    """A layer whose input is added to its output; both have the same width. `stochasticDepth` may replace `drop`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x (rows, width) to x + layer(x)."""
+        inner: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        return x + inner
+
+    def to_onnx(self, graph: Graph, x: str) -> str:
+        """x + layer(x)."""
+        from espalier_trainer.engines.torch.convert import append_all  # noqa: PLC0415 - convert walks layers, layers ask convert
+
+        return graph.add("Add", x, append_all(graph, self.children(), x))
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Dotted names of all layers, in the order of definition (`hidden.0` first for an mlp)."""
+    return [name for name, module in model.named_modules() if isinstance(module, Layer)]
+
+
+def insert(model: nn.Module, layer: str, part: str, module: nn.Module) -> None:
+    """Put `module` into the layer as `<layer>.<part>`, at the place that ORDER gives this part.
+
+    Raises TypeError when `layer` is no Layer and ValueError for a part that exists or has no place.
+    """
+    parent = model.get_submodule(layer)
+    if not isinstance(parent, Layer):
+        raise TypeError(f"{layer} is a {type(parent).__name__}; only a Layer can take another part")
+    parts = dict(parent.named_children())
+    if part not in ORDER or part in parts:
+        raise ValueError(f"{layer}.{part}: {'exists already' if part in ORDER else 'is no part of a layer'}")
+    parts[part] = module
+    for name in parts:
+        if name in dict(parent.named_children()):
+            delattr(parent, name)
+    for name in ORDER:
+        if name in parts:
+            parent.add_module(name, parts[name])
+
+
+def on_device(array: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:  # noqa: ANN401 - any array
+    """A contiguous copy of a numpy array on the device."""
+    return torch.as_tensor(array).to(device=device, dtype=dtype, copy=True).contiguous()
