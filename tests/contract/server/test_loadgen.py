@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from espalier_cli.loadgen import Latencies, RowsError, Settings, generate, main, read_rows
-from tests.contract.server.conftest import ROOT, free_port
+from tests.contract.seaweedfs import free_port
+from tests.contract.server.conftest import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -12,13 +12,14 @@ import httpx
 import pytest
 
 from espalier_api.serving import ServingLimits
-from tests.contract.server.conftest import free_port
+from tests.contract.seaweedfs import SECRET, STRANGER, free_port
+from tests.contract.server.conftest import publish
 from tests.unit.server.tiny import Version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.contract.server.conftest import S3
+    from tests.contract.seaweedfs import S3
 
 DRAIN_SECONDS = 5.0
 
@@ -46,7 +47,7 @@ def test_another_manifest_than_the_intended_one(serve: Callable[..., Any], s3: S
     version = Version()
     config = version.config()
     version.seal(seed=8)
-    s3.put(version)
+    publish(s3, version)
     with serve(config) as served:
         assert served.exit_code() == 44
         assert "is not the intended" in served.words()
@@ -55,7 +56,7 @@ def test_another_manifest_than_the_intended_one(serve: Callable[..., Any], s3: S
 @pytest.mark.parametrize("name", ["manifest.json", "reference.json"])
 def test_a_half_written_version(serve: Callable[..., Any], s3: S3, name: str) -> None:
     version = Version()
-    s3.put(version, without=name)
+    publish(s3, version, without=name)
     with serve(version.config()) as served:
         assert served.exit_code() == 44
         assert f"{name} does not exist" in served.words()
@@ -65,8 +66,9 @@ def test_a_half_written_version(serve: Callable[..., Any], s3: S3, name: str) ->
     "environment,message",
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "StorageDeniedError"),
-        ({"AWS_ACCESS_KEY_ID": "stranger"}, "StorageDeniedError"),
+        ({"AWS_ACCESS_KEY_ID": STRANGER}, "StorageDeniedError"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no S3 credentials"),
+        ({"AWS_SESSION_TOKEN": "planted-c0ffee"}, "StorageDeniedError"),
         ({"AWS_ENDPOINT_URL": "nonsense"}, "AWS_ENDPOINT_URL"),
     ],
 )
@@ -76,6 +78,9 @@ def test_wrong_credentials_end_the_process(
     with serve(version.config(), **environment) as served:
         assert served.exit_code() == 42
         assert message in served.words()
+        told = served.log() + served.words()
+    assert SECRET not in told
+    assert environment.get("AWS_SESSION_TOKEN", SECRET) not in told
 
 
 def test_a_store_that_is_away_is_waited_for(serve: Callable[..., Any], version: Version) -> None:

@@ -12,12 +12,13 @@ from espalier_api.hashing import snapshot_digest
 from espalier_api.training import TrainingResult
 from espalier_trainer.errors import InfrastructureError
 from espalier_trainer.storage import AlreadyExistsError, FolderStore, ObjectStore, open_store
+from tests.contract.seaweedfs import SECRET
 from tests.unit.trainer import jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.contract.trainer.conftest import S3
+    from tests.contract.seaweedfs import S3
 
 
 @pytest.fixture(params=["s3", "folder"])
@@ -68,6 +69,12 @@ def test_a_store_that_is_away_or_refuses_says_so(s3: S3, monkeypatch: pytest.Mon
     with pytest.raises(InfrastructureError, match=r"cannot list s3://models/x/.*HTTP 403.*Secret") as refused:
         open_store("s3://models/x/", "artifact.uri").entries()
     assert "not-the-secret" not in str(refused.value)
+    for name, value in s3.env(AWS_SESSION_TOKEN="planted-c0ffee").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InfrastructureError, match=r"cannot list s3://models/x/.*HTTP 403") as refused:
+        open_store("s3://models/x/", "artifact.uri").entries()
+    assert "planted-c0ffee" not in str(refused.value)
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(InfrastructureError, match="cannot list"):
@@ -104,7 +111,7 @@ def test_a_pod_publishes_is_idempotent_and_is_never_overwritten(s3: S3, tmp_path
     assert result.digest == version_digest(content)
     manifest = Manifest.model_validate_json(content)
     assert set(s3.keys("models", "whole/v1/")) == {*manifest.files, "manifest.json"}
-    assert "tenant-secret-key" not in log
+    assert SECRET not in log
     with jobs.start(tmp_path, {**spec, "attempt": 2}, local=False, **s3.env()) as process:
         again, _ = finished(process, tmp_path)
     assert (again.exit_code, again.digest) == (0, result.digest)
