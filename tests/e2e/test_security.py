@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 OPERATOR = f"system:serviceaccount:{SYSTEM}:espalier"
-PLANTED = "planted-c0ffee-must-not-leak"
+PLANTED = "planted-c0ffee-must-not-leak"  # a region's name has to be a host label
+UNASKED = "unasked-c0ffee-must-not-leak"
 
 
 @pytest.mark.parametrize(
@@ -60,20 +61,24 @@ def test_operator_may(world: World, verb: str, resource: str) -> None:
 
 
 def test_planted_secret_is_nowhere(world: World) -> None:
-    """The tenant's own key, in a Secret and in the pods' environment, is in no log, status, event, argv or object.
+    """What the tenant's Secret gives the pods, and what it does not, is in no log, status, event, argv or object.
 
-    Nor is a value beside it that nobody asked for: pods get the keys they need, not the whole Secret.
+    Three values are looked for. The random AWS_SECRET_ACCESS_KEY, which every request is signed with. A planted AWS_REGION:
+    a pod mounts it as it mounts the keys, and SeaweedFS checks a signature in whatever region the request names. (A planted
+    AWS_SESSION_TOKEN would end every pod: SeaweedFS answers 403 to a token that it did not issue; that those refusals do
+    not repeat the token is tested in tests/contract.) And a value that no pod asked for: pods get keys, not whole Secrets.
     """
     secret = world.kube.get("secret", "s3")
     assert secret
-    planted = {**_decoded(secret), "UNRELATED_PASSWORD": PLANTED}
+    planted = {**_decoded(secret), "AWS_REGION": PLANTED, "UNRELATED_PASSWORD": UNASKED}
     world.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": planted})
     world.apply_rollout()
     world.apply(model_manifest())
     world.await_("training pods", world.job_pods)
     logs = [""]
-    environment = json.dumps([pod["spec"]["containers"] for pod in world.job_pods()])
-    assert "UNRELATED_PASSWORD" not in environment
+    asked = _secret_keys(world.job_pods())
+    assert asked >= {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"}
+    assert "UNRELATED_PASSWORD" not in asked
     world.await_(
         "an end",
         lambda: _collect(world, logs) or world.champion() or world.version("v1").get("state") == "Failed",
@@ -94,7 +99,7 @@ def test_planted_secret_is_nowhere(world: World) -> None:
     }
     for where, text in seen.items():
         assert text, f"nothing was read from {where}"
-        for value in (PLANTED, _decoded(secret)["AWS_SECRET_ACCESS_KEY"]):
+        for value in (PLANTED, UNASKED, _decoded(secret)["AWS_SECRET_ACCESS_KEY"]):
             assert value not in text, f"a secret stands in {where}"
 
 
@@ -117,6 +122,21 @@ def _collect(world: World, logs: list[str]) -> bool:
     text = world.kube.run("logs", "--selector", "espalier.dev/component=trainer", "--tail=-1", check=False)
     logs[0] = max(logs[0], text, key=len)
     return False
+
+
+def _secret_keys(pods: list[dict[str, Any]]) -> set[str]:
+    """The keys of the Secret `s3` that containers get as environment variables; none may get it whole, as a volume or `envFrom`."""
+    containers = [container for pod in pods for container in pod["spec"]["containers"]]
+    assert containers
+    assert not any(container.get("envFrom") for container in containers)
+    assert not any("secret" in volume for pod in pods for volume in pod["spec"].get("volumes", []))
+    references = [
+        entry["valueFrom"]["secretKeyRef"]
+        for container in containers
+        for entry in container.get("env", [])
+        if "secretKeyRef" in entry.get("valueFrom", {})
+    ]
+    return {reference["key"] for reference in references if reference["name"] == "s3"}
 
 
 def _decoded(secret: dict[str, dict[str, str]]) -> dict[str, str]:
