@@ -75,6 +75,20 @@ def ece(confidence: Floats, correct: Floats, bins: int = BINS) -> float:
     return float(np.abs(gap).sum() / len(confidence))
 
 
+def adaptive_ece(confidence: Floats, correct: Floats, bins: int = BINS) -> float:
+    """ECE over bins of equally many rows instead of equal width (Nixon et al. 2019): no bin is empty, none holds nearly everything."""
+    order = np.argsort(confidence, kind="stable")
+    gaps = [
+        abs(float((correct[rows] - confidence[rows]).sum())) for rows in np.array_split(order, min(bins, len(order)))
+    ]
+    return sum(gaps) / len(confidence)
+
+
+def classwise_ece(p: Floats, y: npt.NDArray[Any], bins: int = BINS) -> float:
+    """Mean over classes of the ECE of that class's own probability (Kull et al. 2019): also errors that the top label hides."""
+    return float(np.mean([ece(p[:, k], (y == k).astype(np.float64), bins) for k in range(p.shape[1])]))
+
+
 @dataclass(frozen=True, slots=True)
 class Excess:
     """ECE beside its null: what a perfectly calibrated model with the same confidences shows at this n."""

@@ -174,7 +174,7 @@ def build(
         files |= compress(model, calibration_rows(data))
     told = {
         **metrics,
-        "latencyP95Seconds": runtime.p95(golden, calls),
+        **runtime.latency(golden, calls),
         "artifactBytes": MetricValue(value=float(sum(len(d) for n, d in files.items() if n.startswith("model.")))),
     }
     report = fitted.report
