@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from espalier_cli.demo.kubectl import DemoError, Kubectl
+from espalier_cli.demo.kubectl import DemoError, Kubectl, close_clients
 from tests.e2e.harness import SYSTEM, World, image_refs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Sockets of the harness's own clients (boto3, kubernetes, aiohttp) are closed by the garbage collector, in whatever
-    test happens to run then. The product's code runs in pods here; its own leaks are errors in the other two rungs.
-    """
-    for warning in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
-        config.addinivalue_line("filterwarnings", f"ignore::{warning}")
+@pytest.fixture(scope="session", autouse=True)
+def clients_are_closed() -> Iterator[None]:
+    """A connection that is left to the garbage collector warns in whatever test happens to run then; warnings are errors."""
+    yield
+    close_clients()
 
 
 @pytest.fixture(scope="session", autouse=True)

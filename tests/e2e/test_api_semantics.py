@@ -14,8 +14,8 @@ from espalier_operator.adapters.kube import AioKube, ConflictError, GoneError, I
 from espalier_operator.adapters.resources import CONFIG_MAPS, MODELS
 from espalier_operator.adapters.watches import Caches
 from espalier_operator.decisions.plan import ObjectRef
-from espalier_operator.runtime import connect
 from espalier_operator.settings import Settings
+from tests.e2e.clients import api_client
 from tests.e2e.harness import model_manifest
 
 if TYPE_CHECKING:
@@ -28,12 +28,8 @@ pytestmark = pytest.mark.e2e
 
 @asynccontextmanager
 async def client() -> AsyncIterator[AioKube]:
-    api = await connect()
-    try:
+    async with api_client() as api:
         yield AioKube(api, timeout=timedelta(seconds=15), concurrency=8)
-    finally:
-        await api.close()
-        await asyncio.sleep(0.25)  # TLS connections close a moment after their session (aiohttp's documentation)
 
 
 def config_map(namespace: str, **data: str) -> dict[str, Any]:

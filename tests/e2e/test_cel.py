@@ -33,17 +33,17 @@ def operator_runs() -> None:
 
 @pytest.fixture(scope="module")
 def objects() -> Iterator[client.CustomObjectsApi]:
-    config.load_kube_config()
-    core, objects = client.CoreV1Api(), client.CustomObjectsApi()
-    try:
-        core.create_namespace({"metadata": {"name": NAMESPACE}})
-    except ApiException as error:
-        if error.status != 409:
-            raise
-    yield objects
-    for plural in PLURALS.values():
-        objects.delete_collection_namespaced_custom_object(GROUP, VERSION, NAMESPACE, plural)
-    core.delete_namespace(NAMESPACE)
+    with config.new_client_from_config() as api:
+        core, objects = client.CoreV1Api(api), client.CustomObjectsApi(api)
+        try:
+            core.create_namespace({"metadata": {"name": NAMESPACE}})
+        except ApiException as error:
+            if error.status != 409:
+                raise
+        yield objects
+        for plural in PLURALS.values():
+            objects.delete_collection_namespaced_custom_object(GROUP, VERSION, NAMESPACE, plural)
+        core.delete_namespace(NAMESPACE)
 
 
 def manifests(side: str) -> list[Any]:

@@ -18,9 +18,9 @@ pytestmark = pytest.mark.e2e
 QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 
 
-def test_story(world: World) -> None:
+def test_story(world: World, tmp_path: Path) -> None:
     """Champion without a canary; the cocktail gains at least five points and is promoted; the rescaled version is rolled back."""
-    hosted = _hosted(world)
+    hosted = _hosted(world, tmp_path)
     story = Story(world.kube, Console(width=150, soft_wrap=True), hosted)
     plain = first_act(story)
     with world.traffic(rps=60):
@@ -40,11 +40,8 @@ def test_story(world: World) -> None:
     assert world.condition(ROLLOUT, "Available")["status"] == "True"
 
 
-def _hosted(world: World) -> Path:
+def _hosted(world: World, folder: Path) -> Path:
     """The quickstart's manifests with this namespace's host name, so that a demo left running keeps its own route."""
-    import tempfile  # noqa: PLC0415 - used here only
-
-    folder = Path(tempfile.mkdtemp())
     for path in sorted(QUICKSTART.glob("*.yaml")):
         (folder / path.name).write_text(path.read_text().replace("digits.example.com", world.host))
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -28,12 +27,22 @@ LOOKED_AT = {
 """Kinds read several times a second: a kubectl for each look would cost more processor than the cluster itself."""
 
 
-@functools.cache
+_clients: dict[str | None, Any] = {}
+
+
 def _objects(context: str | None) -> Any:  # noqa: ANN401 - the client ships no types
     """One client per context, as kubectl would choose it."""
     from kubernetes import client, config
 
-    return client.CustomObjectsApi(config.new_client_from_config(context=context))  # type: ignore[no-untyped-call]
+    if context not in _clients:
+        _clients[context] = client.CustomObjectsApi(config.new_client_from_config(context=context))  # type: ignore[no-untyped-call]
+    return _clients[context]
+
+
+def close_clients() -> None:
+    """Close the connections that looks at objects keep open. The next look opens new ones."""
+    while _clients:
+        _clients.popitem()[1].api_client.close()
 
 
 class DemoError(Exception):

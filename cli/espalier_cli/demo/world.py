@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def _store(kube: Kubectl) -> Iterator[Any]:
 
     admin = kube.secret("s3-admin", STACK)
     with Kubectl(STACK, kube.context).forward("svc/s3", 8333) as url:
-        yield boto3.client(
+        client = boto3.client(
             "s3",
             endpoint_url=url,
             aws_access_key_id=admin["AWS_ACCESS_KEY_ID"],
@@ -73,6 +73,8 @@ def _store(kube: Kubectl) -> Iterator[Any]:
             region_name=admin.get("AWS_REGION", "us-east-1"),
             config=Config(s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30),
         )
+        with closing(client):
+            yield client
 
 
 def start_traffic(kube: Kubectl, digits: Digits, image: str, traffic: Traffic) -> None:

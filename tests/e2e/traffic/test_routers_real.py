@@ -23,8 +23,8 @@ from espalier_operator.decisions.plan import ObjectRef
 from espalier_operator.decisions.rollout.plan import Split
 from espalier_operator.decisions.rollout.progress import Progress
 from espalier_operator.decisions.rollout.world import Mark, Traffic, VersionRef
-from espalier_operator.runtime import connect
 from espalier_operator.settings import Settings
+from tests.e2e.clients import api_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,12 +32,7 @@ if TYPE_CHECKING:
     from espalier_operator.adapters.traffic import Router
     from tests.e2e.harness import World
 
-pytestmark = [
-    pytest.mark.e2e,
-    # boto3 of the harness and TLS transports of aiohttp are closed by the garbage collector; nothing here tests them
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.e2e
 PARENT = {"name": "public", "namespace": "espalier-stack"}
 MARK = Mark(
     "v2", "2026-11-22T12:00:00+00:00", "RolledBack", "SLIBreach", "errors: worse", datetime.now(UTC), "errors", 47.0
@@ -78,18 +73,17 @@ class Stand:
 
 @asynccontextmanager
 async def stand(namespace: str, traffic: dict[str, Any]) -> AsyncIterator[Stand]:
-    client = await connect()
     settings = Settings("t", "s", namespaces=(namespace,))
-    kube = AioKube(client, timeout=settings.kube_timeout, concurrency=4)
-    caches = Caches(kube, settings, lambda _: None)
-    feeding = asyncio.create_task(caches.run())
-    try:
-        await caches.wait_synced()
-        yield Stand(kube, caches, namespace, traffic)
-    finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
-        await client.close()  # type: ignore[no-untyped-call]
+    async with api_client() as client:
+        kube = AioKube(client, timeout=settings.kube_timeout, concurrency=4)
+        caches = Caches(kube, settings, lambda _: None)
+        feeding = asyncio.create_task(caches.run())
+        try:
+            await caches.wait_synced()
+            yield Stand(kube, caches, namespace, traffic)
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def test_route_of_our_own(world: World) -> None:
