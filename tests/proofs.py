@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from espalier_api.regularizers import BLOCKS
+from espalier_api.rules import RULES
 
+SUBJECTS = {*BLOCKS, *(rule.id for rule in RULES if rule.keeps)}
+"""What can be proven: blocks, and what the engine does by itself for a rule (`proof("R26", ...)`)."""
 FILE = Path(__file__).parents[1] / "docs" / "proofs.json"
 Records = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """One figure: of which block, against which oracle, within which bar, measured by which test (without its parameters)."""
+    """One figure: of which block (or automatic rule), against which oracle, within which bar, by which test (without parameters)."""
 
     block: str
     oracle: str
@@ -35,7 +38,7 @@ class Proof:
 
     def check(self) -> None:
         """AssertionError when the figure misses its bar, ValueError when the call says nothing that can fail."""
-        if self.block not in BLOCKS:
+        if self.block not in SUBJECTS:
             raise ValueError(f"proof: there is no regularizer {self.block!r}; use a name of espalier_api.regularizers")
         if self.at_most is None and self.at_least is None:
             raise ValueError(f"proof of {self.block}: no bar; give at_most or at_least")

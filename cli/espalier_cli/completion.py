@@ -26,14 +26,23 @@ def names(incomplete: str) -> list[str]:
     return sorted(name for name in found if name.startswith(incomplete))
 
 
+def rules(incomplete: str) -> list[str]:
+    """Ids of validator rules that begin with what was typed."""
+    from espalier_cli.explain import rule_ids
+
+    return rule_ids(incomplete)
+
+
 def offers(words: list[str]) -> list[str]:
-    """What may stand at the last of these words: first a command, then a name."""
+    """What may stand at the last of these words: first a command, then a name; after --explain a rule."""
     from espalier_cli.main import app
 
     if len(words) <= 1:
         typed = words[0] if words else ""
         known = (info.name or info.callback.__name__ for info in app.registered_commands if info.callback is not None)
         return sorted(name for name in {*known, "demo"} if name.startswith(typed))
+    if words[-2] == "--explain":
+        return rules(words[-1])
     return [] if words[-1].startswith("-") else names(words[-1])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from espalier_cli.completion import names
+from espalier_cli.completion import names, rules
 from espalier_cli.errors import CliError
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 REFRESH_SECONDS = 1.0
 PIPED_WIDTH = 180
+COLOURS = {"error": "red", "warning": "yellow", "automatic": "cyan"}
+"""Of a remark's level."""
 
 
 Name = Annotated[str, typer.Argument(help="Name of a CanaryRollout, or of its model.", autocompletion=names)]
@@ -119,19 +121,30 @@ def skip_step(name: Name, namespace: Namespace = None, context: Context = None, 
 @app.command()
 def lint(
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             "--filename", "-f", help="Manifest, folder of manifests, or - for standard input.", allow_dash=True
         ),
-    ],
+    ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(help="Explain a rule instead, e.g. R11.", metavar="RULE", autocompletion=rules),
+    ] = None,
 ) -> None:
     """Check manifests without a cluster: schema, cross-field rules and every validator rule, each with its fix. Exit 1 on errors."""
     from espalier_cli.linting import lint as look
 
     console = Console(soft_wrap=True, highlight=False)
+    if explain is not None:
+        from espalier_cli.explain import explain as explained
+
+        console.print(explained(explain), markup=False)
+        return
+    if not files:
+        raise typer.BadParameter("give manifests with -f FILE, or a rule with --explain RULE")
     report = look(files)
     for remark in report.remarks:
-        colour = "red" if remark.level == "error" else "yellow"
+        colour = COLOURS[remark.level]
         console.print(f"[{colour}]{remark.level}[/{colour}] {remark.source}: ", end="")
         console.print(str(remark), markup=False)
     if report.objects == 0:

@@ -114,7 +114,8 @@ def _rules() -> list[str]:
     lines = [
         "## Validator rules",
         "",
-        "Checked by the controller (`SpecValid`), by `espalier lint` and once more by the trainer (exit 42).",
+        "Checked by the controller (`SpecValid`), by `espalier lint` and once more by the trainer (exit 42). An `error` refuses, a",
+        "`warning` asks, `automatic` tells what the engine does by itself, and refuses while it does not (`espalier lint --explain R26`).",
         "",
     ]
     lines += ["| Id | Level | Rule | Remedy |", "|---|---|---|---|"]

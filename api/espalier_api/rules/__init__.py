@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from espalier_api.rules import objectives, penalties, process
+from espalier_api.rules import compression, objectives, penalties, privacy, process, references
 from espalier_api.rules.engine_support import supported
 from espalier_api.rules.release import not_in_this_release
 from espalier_api.rules.rule import REGISTRY, Finding, Level, Objection, Rule, Subject
@@ -36,11 +36,14 @@ __all__ = [
     "Objection",
     "Rule",
     "Subject",
+    "compression",
     "errors",
     "not_in_this_release",
     "objectives",
     "penalties",
+    "privacy",
     "process",
+    "references",
     "supported",
     "validate",
     "warnings",

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
-PRIVACY_NEEDS_EXAMPLES = ("batchMixing", "informationBottleneck", "latent", "fairness")
 STRONG_PATIENCE = 3
 """R11: early stopping with at most this patience cuts confidence short."""
+FEW_PER_GROUP = 8
+"""R36: an average over fewer examples of a group is mostly noise."""
+LARGEST_RADIUS = 3.0
+"""R29: standard deviations of a feature; a larger ball holds every input."""
 CALIBRATION_METRICS = frozenset({"calibrationError", "calibrationErrorExcess"})
-
-
-@rule(
-    "R3",
-    "error",
-    message="privacy needs the gradient of each example, and this block mixes examples",
-    remedy="Remove the block, or privacy",
-)
-def privacy_per_example(subject: Subject) -> Objections:
-    """DP-SGD clips per-example gradients; terms over pairs or batches have none."""
-    blocks = subject.regularizers
-    if blocks.privacy is None:
-        return
-    for name, _ in blocks.declared():
-        if name in PRIVACY_NEEDS_EXAMPLES:
-            yield Objection(
-                f"regularizers.{name}", message=f"privacy needs the gradient of each example, and {name} mixes examples"
-            )
-    if blocks.calibration_loss is not None and blocks.calibration_loss.kind == "mmce":
-        yield Objection("regularizers.calibrationLoss.kind")
 
 
 @rule(
@@ -40,19 +23,6 @@ def softened_twice(subject: Subject) -> Objections:
     """Doubly softened targets: underconfident predictions."""
     blocks = subject.regularizers
     if blocks.label_smoothing is not None and blocks.batch_mixing is not None:
-        yield Objection("regularizers.labelSmoothing")
-
-
-@rule(
-    "R10",
-    "warning",
-    message="labelSmoothing on the hard term of a student blurs what the teacher tells",
-    remedy="Drop labelSmoothing; the teacher's labels are soft already",
-)
-def smoothed_student(subject: Subject) -> Objections:
-    """Mueller et al. 2019. That a teacher was smoothed itself is found when its version is resolved."""
-    blocks = subject.regularizers
-    if blocks.label_smoothing is not None and blocks.distillation is not None:
         yield Objection("regularizers.labelSmoothing")
 
 
@@ -141,10 +111,19 @@ def smoothing_without_cross_entropy(subject: Subject) -> Objections:
     remedy="Drop batchMixing or adversarial",
 )
 def adversarial_blends(subject: Subject) -> Objections:
-    """Also: fp16 gradients towards the input underflow."""
+    """Also: fp16 gradients towards the input underflow; and epsilon has the unit of standardized inputs, whose range a raw epsilon
+    (8 of 255 grey levels, say) exceeds.
+    """
     blocks, torch = subject.regularizers, subject.engine.torch
     if blocks.adversarial is None:
         return
+    if blocks.adversarial.norm == "linf" and blocks.adversarial.epsilon > LARGEST_RADIUS:
+        yield Objection(
+            "regularizers.adversarial.epsilon",
+            level="error",
+            message=f"inputs are standardized, and a ball of {blocks.adversarial.epsilon:g} standard deviations holds all of them",
+            remedy="Give epsilon in standard deviations of a feature, usually 0.01 to 0.5",
+        )
     if blocks.batch_mixing is not None:
         yield Objection("regularizers.batchMixing")
     if torch is not None and torch.precision == "fp16":
@@ -204,3 +183,47 @@ def classes_needed(subject: Subject) -> Objections:
             )
     if blocks.robust_loss is not None and blocks.robust_loss.kind != "huber":
         yield Objection("regularizers.robustLoss.kind", remedy="Use robustLoss.kind: huber for a regression")
+
+
+@rule(
+    "R31",
+    "automatic",
+    message="the mean of the processes' weighted means is not the weighted mean of all examples (1.239 against 1.079)",
+    remedy="Set training.nodes and training.processesPerNode to 1, or drop the weights",
+    keeps="weighted sums are divided by the sum of weights over all processes",
+)
+def weights_of_all(subject: Subject) -> Objections:
+    """Measured with two processes. Classes are weights too, except where only logits are shifted or rows are drawn."""
+    blocks = subject.regularizers
+    if subject.processes == 1:
+        return
+    if blocks.sample_weighting is not None:
+        yield Objection("regularizers.sampleWeighting", kept=True)
+    if blocks.class_rebalancing is not None and blocks.class_rebalancing.method in {"inverse", "effectiveNumber"}:
+        yield Objection("regularizers.classRebalancing", kept=True)
+
+
+@rule(
+    "R36",
+    "warning",
+    message="fewer than 8 examples of a group per step make the term mostly noise",
+    remedy="Raise engine.torch.batchSize",
+)
+def few_of_a_group(subject: Subject) -> Objections:
+    """A gap between groups needs both: half a batch is the most that the smaller one can have. Real shares are checked at run time."""
+    blocks, torch = subject.regularizers, subject.engine.torch
+    if torch is None:
+        return
+    seen = torch.batch_size // subject.processes
+    if blocks.fairness is not None and seen // 2 < FEW_PER_GROUP:
+        yield Objection(
+            "regularizers.fairness",
+            message=f"{seen} examples per step leave at most {seen // 2} for the smaller of two groups",
+            remedy=f"Raise engine.torch.batchSize to {2 * FEW_PER_GROUP * subject.processes} or more",
+        )
+    if blocks.calibration_loss is not None and blocks.calibration_loss.kind == "mmce" and seen < FEW_PER_GROUP:
+        yield Objection(
+            "regularizers.calibrationLoss",
+            message=f"mmce compares pairs of examples, and a step has {seen}",
+            remedy=f"Raise engine.torch.batchSize to {FEW_PER_GROUP * subject.processes} or more, or use kind brier",
+        )

@@ -10,40 +10,9 @@ from espalier_api.regularizers import Scheduled
 from espalier_api.rules.engine_support import able, supported
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
-MUCH_SPARSITY = 0.5
-FEW_BITS = 3
 FEW_BLOCKS = 4
 SMALL_IMAGE = 16
 """R34: pixels along an edge below which a shift may lose what matters."""
-
-
-@rule(
-    "R20",
-    "error",
-    message="pruning half of the weights or more without fine-tuning loses the model (63.5 % against 95.9 %)",
-    remedy="Set fineTuneEpochs to 10 or more",
-)
-def prune_without_tuning(subject: Subject) -> Objections:
-    """X20 of the guide."""
-    blocks = subject.regularizers
-    if blocks.pruning is not None and blocks.pruning.sparsity >= MUCH_SPARSITY and blocks.pruning.fine_tune_epochs == 0:
-        yield Objection("regularizers.pruning.fineTuneEpochs")
-    structured = blocks.structured_pruning
-    if structured is not None and structured.ratio >= MUCH_SPARSITY and structured.fine_tune_epochs == 0:
-        yield Objection("regularizers.structuredPruning.fineTuneEpochs")
-
-
-@rule(
-    "R22",
-    "error",
-    message="three bits or fewer need quantization-aware training (2 bits: 74.7 % against 96.0 %)",
-    remedy="Set quantization.mode: qat, or bits to 4 or more",
-)
-def few_bits(subject: Subject) -> Objections:
-    """Measured; 4 to 8 bits show no gap."""
-    quantization = subject.regularizers.quantization
-    if quantization is not None and quantization.bits <= FEW_BITS and quantization.mode != "qat":
-        yield Objection("regularizers.quantization.bits")
 
 
 @rule(
@@ -51,12 +20,22 @@ def few_bits(subject: Subject) -> Objections:
     "error",
     message="mcDropout samples dropout, and no dropout is declared",
     remedy="Add regularizers.dropout, or drop mcDropout",
+    keeps="dropout stays on in the exported model, from which evaluation mode would remove it",
 )
 def sampling_nothing(subject: Subject) -> Objections:
-    """All samples would be the same."""
+    """Without dropout all samples would be the same; so they would if the exported graph had lost it (measured: torch.onnx drops it)."""
     blocks = subject.regularizers
-    if blocks.mc_dropout is not None and (blocks.dropout is None or blocks.dropout.p == 0):
+    if blocks.mc_dropout is None:
+        return
+    if blocks.dropout is None or blocks.dropout.p == 0:
         yield Objection("regularizers.mcDropout")
+    else:
+        yield Objection(
+            "regularizers.mcDropout",
+            message="mcDropout samples the served model",
+            remedy="Drop mcDropout",
+            kept=True,
+        )
 
 
 @rule(
@@ -193,7 +172,8 @@ def augmentation_fits(subject: Subject) -> Objections:
     remedy="Drop the block, or change the engine",
 )
 def engine_honours(subject: Subject) -> Objections:
-    """Against the table of what each engine does in this release."""
+    """Against the table of what each engine does in this release; and what XGBoost's own parameters do to blocks."""
+    yield from _boosting(subject)
     honoured = supported(subject.engine, subject.task.type)
     if honoured is None:
         return  # the engine itself is not of this release, which is told once
@@ -210,4 +190,24 @@ def engine_honours(subject: Subject) -> Objections:
             remedy=f"Drop {name}, or use {' or '.join(others)}"
             if others
             else f"Drop {name}; no engine of this release trains it yet",
+        )
+
+
+def _boosting(subject: Subject) -> Objections:
+    xgboost, blocks = subject.engine.xgboost, subject.regularizers
+    if xgboost is None:
+        return
+    if xgboost.params.get("booster") == "dart" and blocks.early_stopping is not None:
+        yield Objection(
+            "regularizers.earlyStopping",
+            level="warning",
+            message="dart drops trees that earlier rounds relied on, so the best round's loss cannot be had again",
+            remedy="Use booster gbtree, or drop earlyStopping and set engine.xgboost.rounds",
+        )
+    if xgboost.params.get("scale_pos_weight", 1) != 1 and subject.task.type == "classification":
+        yield Objection(
+            "engine.xgboost.params",
+            level="warning",
+            message="scale_pos_weight serves probabilities of classes that are more even than in life (R30)",
+            remedy="Use regularizers.classRebalancing, which corrects them back",
         )

@@ -1,5 +1,8 @@
 """The frame of the validator: a rule is a function with an id; adding a rule is adding a function.
 
+Levels: an `error` refuses, a `warning` asks, `automatic` tells what the engine does about it by itself. A rule that leans on the
+engine says in `keeps` what that is; while the engine does not (engine_support.KEPT), the same objection is an error.
+
 The same rules run in three places: the controller (`SpecValid`), `espalier lint`, and once more the trainer (exit 42). They see a
 `Subject`, which is either a whole spec or what a training Job was told.
 """
@@ -14,14 +17,23 @@ from espalier_api.data import Data, Task
 from espalier_api.engines import Engine
 from espalier_api.evaluation import Gate
 from espalier_api.regularizers import Regularizers
+from espalier_api.rules import engine_support
 from espalier_api.search import Search
 
 if TYPE_CHECKING:
     from espalier_api.model import RegularizedModelSpec
+    from espalier_api.model_spec import Training
     from espalier_api.training import TrainingJob
 
-Level = Literal["error", "warning"]
-"""An error refuses the spec; a warning is what a careful colleague would ask about."""
+Level = Literal["error", "warning", "automatic"]
+"""An error refuses the spec, a warning is what a careful colleague would ask about, automatic is what the engine does by itself."""
+NOTHING_TO_DO = "Nothing to do"
+
+
+def _gpus(training: Training) -> int:
+    """Of one pod: whole devices in the limits."""
+    found = (str(value) for name, value in training.resources.limits.items() if name.endswith("/gpu"))
+    return sum(int(value) for value in found if value.isdigit())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +46,26 @@ class Subject:
     regularizers: Regularizers
     search: Search | None = None
     gates: tuple[Gate, ...] = ()
+    processes: int = 1
+    """That train together, over all pods; a batch is shared among them."""
+    gpus: int = 0
+    """Of each pod."""
 
     @classmethod
     def of_spec(cls, spec: RegularizedModelSpec) -> Subject:
         """Everything a RegularizedModel says."""
-        return cls(spec.task, spec.data, spec.engine, spec.regularizers, spec.search, spec.evaluation.gates)
+        gpus = _gpus(spec.training)
+        each = max(gpus, 1) if spec.training.processes_per_node == "auto" else spec.training.processes_per_node
+        return cls(
+            spec.task,
+            spec.data,
+            spec.engine,
+            spec.regularizers,
+            spec.search,
+            spec.evaluation.gates,
+            spec.training.nodes * each,
+            gpus,
+        )
 
     @classmethod
     def of_job(cls, job: TrainingJob) -> Subject:
@@ -73,6 +100,8 @@ class Objection:
     level: Level | None = None
     message: str | None = None
     remedy: str | None = None
+    kept: bool = False
+    """The engine sees to it, as `keeps` of the rule says; an error while it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +113,29 @@ class Rule:
     message: str
     remedy: str
     check: Check
+    keeps: str = ""
+    """What the engine does by itself, for rules that lean on it."""
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the engine of this release does what `keeps` says; None for rules that do not lean on it."""
+        return self.id in engine_support.KEPT if self.keeps else None
+
+    @property
+    def why(self) -> str:
+        """The check's docstring on one line: reason and source."""
+        return " ".join((self.check.__doc__ or "").split())
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
         """Every objection of this rule, with the rule's words where the check gave none of its own."""
         for objection in self.check(subject):
-            yield Finding(
-                self.id,
-                objection.level or self.level,
-                objection.field,
-                objection.message or self.message,
-                objection.remedy or self.remedy,
-            )
+            message, remedy = objection.message or self.message, objection.remedy or self.remedy
+            level = objection.level or self.level
+            if objection.kept and self.kept:
+                level, message, remedy = "automatic", f"{message}; the engine sees to it: {self.keeps}", NOTHING_TO_DO
+            elif objection.kept:
+                level, message = "error", f"{message}; this release does not see to it that {self.keeps}"
+            yield Finding(self.id, level, objection.field, message, remedy)
 
 
 @dataclass(slots=True)
@@ -103,13 +144,13 @@ class Registry:
 
     rules: list[Rule] = field(default_factory=list)
 
-    def rule(self, id_: str, level: Level, *, message: str, remedy: str) -> Callable[[Check], Check]:
+    def rule(self, id_: str, level: Level, *, message: str, remedy: str, keeps: str = "") -> Callable[[Check], Check]:
         """Register a check under an id. A second rule with the same id is a programming error."""
 
         def register(check: Check) -> Check:
             if any(known.id == id_ for known in self.rules):
                 raise ValueError(f"rule {id_} is registered twice")
-            self.rules.append(Rule(id_, level, message, remedy, check))
+            self.rules.append(Rule(id_, level, message, remedy, check, keeps))
             self.rules.sort(key=lambda rule: (rule.id[0], int(rule.id[1:])))
             return check
 

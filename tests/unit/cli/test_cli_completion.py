@@ -28,3 +28,8 @@ def test_kubectl_gets_lines_and_a_directive(
     monkeypatch.setattr("sys.argv", ["kubectl_complete-espalier", "ab"])
     completion.run()
     assert capsys.readouterr().out.split() == ["abort", ":4"]
+
+
+def test_rules_come_after_explain() -> None:
+    assert completion.offers(["lint", "--explain", "R3"])[:3] == ["R3", "R30", "R31"]
+    assert completion.offers(["lint", "--explain", "r38"]) == ["R38"]
