@@ -66,6 +66,7 @@ class PlanContext:
     extra: frozenset[str] = frozenset()  # blocks that got a dataset of their own (safety)
     references: Mapping[str, Reference] = field(default_factory=dict)  # by the name that blocks use for them
     class_counts: tuple[int, ...] = ()  # training rows of each class
+    image: tuple[int, int, int] | None = None  # channels, height, width, when the architecture says that features are pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ class PostContext:
     notes: dict[str, Any] = field(default_factory=dict)  # goes into metrics.json
     transforms: list[ScoreTransform] = field(default_factory=list)  # in order; a block that appends calls `transform`
     files: dict[str, bytes] = field(default_factory=dict)  # more files of the artifact, by name
+    x: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # per split: standardized features (rows, features)
 
     def transform(self, transform: ScoreTransform) -> None:
         """Append a transform; blocks after this one see its effect in `scores`."""

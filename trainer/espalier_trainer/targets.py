@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 
 #: Biases and norm parameters are not regularized unless a block names them: shrinking them costs fit and buys nothing.
 DEFAULT_EXCLUDE: tuple[str, ...] = ("*bias", "*norm.*")
+
+
+_PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")
+
+
+def canonical(name: str) -> str:
+    """The name that a user knows: `head.parametrizations.weight.original0` is `head.weight`, whatever surgery did to it."""
+    return _PARAMETRIZED.sub(r"\1", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,10 @@ class Selector:
         return cls(include=tuple(target.include or ("*",)), exclude=tuple(exclude))
 
     def takes(self, name: str) -> bool:
-        """True when `name` is selected."""
-        return any(fnmatchcase(name, glob) for glob in self.include) and not any(
-            fnmatchcase(name, glob) for glob in self.exclude
+        """True when `name` is selected, by its canonical form."""
+        known = canonical(name)
+        return any(fnmatchcase(known, glob) for glob in self.include) and not any(
+            fnmatchcase(known, glob) for glob in self.exclude
         )
 
     def choose(self, names: Iterable[str], block: str, kind: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
+from espalier_trainer.engines.torch.layers import Layer
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Batch, Step
 from espalier_trainer.regularizers.dropout import dropped
@@ -20,7 +22,13 @@ from espalier_trainer.regularizers.robust_loss import gce, symmetric_ce
 from espalier_trainer.schedule import Coefficient
 from tests.unit.trainer.problems import blocks, classification, context, linear, regression, solve, tensors, weights
 
-REPLICATES = 3000
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Prove
+    from tests.unit.trainer.problems import Floats
+
+REPLICATES, CHUNKS = 500, 60
 STEP = Step(0, 0, 100, 0)
 
 
@@ -28,19 +36,29 @@ def coefficient(value: float) -> Coefficient:
     return Coefficient(value, None, torch.zeros((), dtype=torch.float64))
 
 
-def test_input_dropout_is_a_scaled_ridge() -> None:
+def least_squares(disturb: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Floats:
+    """Least squares on many disturbed copies of the rows, from the normal equations of each chunk."""
+    width = x.shape[1]
+    gram, moment = torch.zeros(width, width, dtype=x.dtype), torch.zeros(width, dtype=x.dtype)
+    for _ in range(CHUNKS):
+        disturbed = disturb(x.repeat(REPLICATES, 1))
+        gram += disturbed.T @ disturbed
+        moment += disturbed.T @ y.repeat(REPLICATES)
+    return np.asarray(torch.linalg.solve(gram, moment))
+
+
+def test_input_dropout_is_a_scaled_ridge(proof: Prove) -> None:
     """Least squares on inputs under dropout p is ridge with penalty p/(1-p) diag(X'X) (Wager et al. 2013)."""
     problem, p = regression(200), 0.3
-    layer = nn.Sequential(OrderedDict[str, nn.Module](hidden=nn.Sequential(nn.Sequential(nn.Identity()))))
+    layer = nn.Sequential(OrderedDict[str, nn.Module](hidden=Layer(OrderedDict(linear=nn.Identity()))))
     (block,) = blocks({"dropout": {"p": p}})
     block.surgery(layer, coefficient(p))
     torch.manual_seed(0)
-    x = torch.tensor(problem.x)
-    dropped = layer.train()(x.repeat(REPLICATES, 1)).numpy()
-    ours = np.linalg.lstsq(dropped, np.tile(problem.y, REPLICATES), rcond=None)[0]
+    x, y = torch.tensor(problem.x), torch.tensor(problem.y)
+    ours = least_squares(layer.train(), x, y)
     gram = problem.x.T @ problem.x
     closed = np.linalg.solve(gram + p / (1 - p) * np.diag(np.diag(gram)), problem.x.T @ problem.y)
-    assert_allclose(ours, closed, atol=1.2e-2)
+    proof("dropout", "ridge with p/(1-p) diag(X'X), closed form", float(abs(ours - closed).max()), at_most=4e-3)
     assert torch.equal(layer.eval()(x), x)
 
 
@@ -89,17 +107,16 @@ def test_dropout_targets_layers(kind: str) -> None:
     assert [n for n, _ in model.named_modules() if n.endswith("dropout")] == ["hidden.1.dropout"]
 
 
-def test_gaussian_input_noise_is_tikhonov() -> None:
+def test_gaussian_input_noise_is_tikhonov(proof: Prove) -> None:
     """Least squares on inputs with noise of variance s^2 is ridge with alpha = n s^2 (Bishop 1995)."""
-    problem, std = regression(200), 0.5
+    problem, std = regression(200), 0.3
     (block,) = blocks({"noiseInjection": {"std": std}})
     block.plan(context(problem))
     torch.manual_seed(0)
-    batch = Batch(torch.tensor(problem.x).repeat(REPLICATES, 1), torch.tensor(problem.y).repeat(REPLICATES))
-    noisy = block.batch(batch, STEP, coefficient(std)).x.numpy()
-    ours = np.linalg.lstsq(noisy, np.tile(problem.y, REPLICATES), rcond=None)[0]
+    x, y = torch.tensor(problem.x), torch.tensor(problem.y)
+    ours = least_squares(lambda rows: block.batch(Batch(rows, rows), STEP, coefficient(std)).x, x, y)
     closed = np.linalg.solve(problem.x.T @ problem.x + len(problem.y) * std**2 * np.eye(10), problem.x.T @ problem.y)
-    assert_allclose(ours, closed, atol=8e-3)
+    proof("noiseInjection", "ridge with alpha = n s^2, closed form", float(abs(ours - closed).max()), at_most=2e-3)
 
 
 def test_input_noise_can_be_kept_to_features() -> None:

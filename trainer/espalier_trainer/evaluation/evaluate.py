@@ -57,9 +57,10 @@ def evaluate(
     seed: int,
 ) -> Evaluation:
     """Judge a fit on its splits. POST blocks run here, because calibration is part of what is judged."""
-    scores = {name: fitted.scores(standardizer.apply(part.x)) for name, part in parts.items() if len(part)}
+    standardized = {name: standardizer.apply(part.x) for name, part in parts.items() if len(part)}
+    scores = {name: fitted.scores(x) for name, x in standardized.items()}
     targets = {name: standardizer.target(parts[name].y) for name in scores}
-    context = PostContext(scores, targets)
+    context = PostContext(scores, targets, x=standardized)
     own = getattr(fitted, "post_blocks", engine.post_blocks)  # a fit's own blocks know the fit
     for block in own():
         block.post(context)

@@ -6,14 +6,14 @@ and activation (units of their root mean square), gradient (units of each gradie
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from espalier_api.regularizers import NoiseInjection as NoiseInjectionConfig
-from espalier_trainer.engines.torch.layers import insert, layer_names
+from espalier_trainer.engines.torch.layers import insert, layer_names, weight_owners
 from espalier_trainer.protocol import MIDDLE, Batch, Params, PlanContext, Regularizer, Stage, Step, register
 from espalier_trainer.targets import Selector
 
@@ -44,15 +44,16 @@ class ActivationNoise(nn.Module):
         return noisy(x, self.coefficient.tensor) if self.training else x
 
 
-class NoisyLinear(nn.Linear):
-    """A linear layer whose weight is noisy in training; it takes over the parameters of the one it replaces, names included."""
+class WeightNoise(nn.Module):
+    """A parametrization: the weight is noisy in training and itself otherwise."""
 
-    coefficient: Coefficient
+    def __init__(self, coefficient: Coefficient) -> None:
+        super().__init__()
+        self.coefficient = coefficient
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
-        """x (rows, in) to (rows, out)."""
-        weight = noisy(self.weight, self.coefficient.tensor) if self.training else self.weight
-        return F.linear(input, weight, self.bias)
+    def forward(self, weight: Tensor) -> Tensor:
+        """Same shape."""
+        return noisy(weight, self.coefficient.tensor) if self.training else weight
 
 
 @register
@@ -86,16 +87,14 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
             self._columns = [float(name in chosen) for name in context.features]
 
     def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
-        """Activation: a module per layer. Weight: replace each selected linear layer in place."""
+        """Activation: a module per layer. Weight: parametrize each selected weight."""
         if self.config.site == "activation":
             for layer in self.selector.choose(layer_names(model), self.name, "layer"):
                 insert(model, layer, "noise", ActivationNoise(coefficient))
         if self.config.site == "weight":
-            for name in self.selector.choose([n for n, _ in model.named_parameters()], self.name, "parameter"):
-                module = model.get_submodule(name.rsplit(".", 1)[0])
-                if type(module) is nn.Linear and name.endswith(".weight"):
-                    module.__class__ = NoisyLinear
-                    cast("NoisyLinear", module).coefficient = coefficient
+            names = self.selector.choose([n for n, _ in model.named_parameters()], self.name, "parameter")
+            for module, tensor in weight_owners(model, names, self.name):
+                parametrize.register_parametrization(module, tensor, WeightNoise(coefficient))
 
     def batch(self, batch: Batch, step: Step, coefficient: Coefficient) -> Batch:
         """Site input."""

@@ -79,12 +79,17 @@ class TorchEngine:
             groups=frozenset(data.train.groups),
             extra=frozenset(data.extra),
             references=data.references,
+            image=self._image(),
             class_counts=tuple(np.bincount(data.train.y, minlength=data.classes).tolist()) if data.classes else (),
         )
         model = self._model(data, 0)
         work = sum(p.numel() for p in model.parameters()) * min(self.config.batch_size, len(data.train))
         torch.set_num_threads(threads_for(work, cpu_limit()))
         self._new_fit(model, self._blocks(), data, None, 0)  # targets select something
+
+    def _image(self) -> tuple[int, int, int] | None:
+        (network,) = architectures.declared(self.config.architecture).values()
+        return getattr(network, "image", None)
 
     def _blocks(self) -> list[Regularizer[Any]]:
         blocks = [lookup(name)(config) for name, config in self.regularizers.items()]

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.targets import canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from espalier_trainer.export.graph import Graph
 
 ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
@@ -69,6 +75,35 @@ def insert(model: nn.Module, layer: str, part: str, module: nn.Module) -> None:
     for name in ORDER:
         if name in parts:
             parent.add_module(name, parts[name])
+
+
+def bake(model: nn.Module) -> None:
+    """Replace every parametrized tensor by its value now, as a plain parameter: what is shipped has no parametrizations.
+
+    Call it in evaluation mode, where noise and drops are off.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+
+
+def weight_owners(model: nn.Module, names: Iterable[str], block: str) -> list[tuple[nn.Module, str]]:
+    """(module, tensor name) of parameters by dotted name, for blocks that parametrize them.
+
+    A parameter that is parametrized already stands for its module once: `h.parametrizations.weight.original0` is `h`, `weight`.
+    Only matrices and kernels can be taken; another parameter is refused by name.
+    """
+    owners: dict[str, tuple[nn.Module, str]] = {}
+    for name in names:
+        path, _, tensor = canonical(name).rpartition(".")
+        module = model.get_submodule(path)
+        if getattr(module, tensor).dim() < 2:  # noqa: PLR2004 - vectors have no rows and columns
+            raise InvalidConfigError(
+                f"regularizers.{block}.target: {path}.{tensor} is a vector; name weights of linear layers or convolutions"
+            )
+        owners[canonical(name)] = (module, tensor)
+    return list(owners.values())
 
 
 def on_device(array: Any, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:  # noqa: ANN401 - any array

@@ -13,7 +13,7 @@ import torch
 
 from espalier_trainer import rng
 from espalier_trainer.engines import Contribution, FitReport
-from espalier_trainer.engines.torch import evaluator
+from espalier_trainer.engines.torch import evaluator, layers
 from espalier_trainer.engines.torch.audit import Audit
 from espalier_trainer.engines.torch.objective import Objective, only
 from espalier_trainer.engines.torch.optimizers import OptimizerView
@@ -268,10 +268,11 @@ class Fit:
         with torch.no_grad():
             for name, tensor in evaluator.state_of(self.model).items():
                 tensor.copy_(chosen[name])
+        self.model.eval()
+        layers.bake(self.model)
         for block in reversed(acting(self.blocks, "finish")):
             block.finish(self.model)
         self.parameters = dict(self.model.named_parameters())
-        self.model.eval()
         self.report.epochs, self.report.steps = len(self.report.history), self.step
         self.report.contributions = self.contributions()
         self.report.gradient_norms = list(self.audit.data_norms)
