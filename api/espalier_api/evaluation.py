@@ -10,17 +10,36 @@ from espalier_api.base import ApiModel, Cel
 from espalier_api.regularizers.block import Column
 
 MetricName = Literal[
-    "accuracy", "balancedAccuracy", "f1", "precision", "recall", "auroc", "logLoss", "brier",
+    "accuracy", "balancedAccuracy", "f1", "precision", "recall", "falsePositiveRate", "auroc", "averagePrecision", "logLoss", "brier",
     "rmse", "mae", "r2",
-    "validationGap", "accuracyGap", "calibrationError", "calibrationErrorExcess",
-    "robustAccuracy", "latencyP95Seconds", "artifactBytes",
+    "validationGap", "accuracyGap",
+    "calibrationError", "calibrationErrorExcess", "adaptiveCalibrationError", "classwiseCalibrationError",
+    "predictionVariance", "mutualInformation", "churn",
+    "rejectRate", "selectiveRisk", "aurc",
+    "demographicParityDifference", "equalizedOddsDifference",
+    "robustAccuracy", "corruptionAccuracy", "corruptionRmse", "safetyViolation",
+    "latencyP50Seconds", "latencyP95Seconds", "latencyP99Seconds", "artifactBytes", "peakMemoryBytes",
 ]  # fmt: skip
 """Numbers that a trainer records. Ratios are 0-1, times are seconds, sizes are bytes."""
 
 HIGHER_IS_BETTER = frozenset(
-    {"accuracy", "balancedAccuracy", "f1", "precision", "recall", "auroc", "r2", "robustAccuracy"}
+    {
+        "accuracy",
+        "balancedAccuracy",
+        "f1",
+        "precision",
+        "recall",
+        "auroc",
+        "averagePrecision",
+        "r2",
+        "robustAccuracy",
+        "corruptionAccuracy",
+    }
 )
 """For all other metrics smaller is better."""
+
+BUDGETED = frozenset({"artifactBytes", "latencyP95Seconds", "peakMemoryBytes"})
+"""Resources: a gate's `max` on one of them is its budget, and exceeding it is diagnosed (F5)."""
 
 
 class Gate(ApiModel):
@@ -65,10 +84,24 @@ class Gate(ApiModel):
     )
 
 
+class Robustness(ApiModel):
+    """Attacks the test part within a ball around each row (FGSM and PGD); needs an engine with input gradients."""
+
+    epsilon: float = Field(default=0.1, gt=0, le=100)
+    """Radius of the ball, in standard deviations of the features."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    steps: int = Field(default=10, ge=1, le=100)
+    """Steps of PGD."""
+
+
 class Evaluation(ApiModel):
     """Repeats and bounds."""
 
     seeds: int = Field(default=1, ge=1, le=50)
     """Fits with different seeds; gates then use the mean, and its interval is recorded."""
+    robustness: Robustness | None = None
+    """Measures robustAccuracy; absent means that regularizers.adversarial's ball is used, if there is one. Versions trained before keep
+    what they recorded."""
     gates: tuple[Gate, ...] = Field(default=(), max_length=32)
     """All must be met."""

@@ -95,6 +95,10 @@ class Diagnosis(StatusModel):
     evidence: str = Field(max_length=1024)
     suggestion: str = Field(max_length=1024)
 
+    def shortened(self, length: int) -> Diagnosis:
+        """With texts of at most `length` characters."""
+        return Diagnosis(mode=self.mode, evidence=self.evidence[:length], suggestion=self.suggestion[:length])
+
 
 class VersionStatus(StatusModel):
     """What is known of one version; the manifest in the store holds everything."""
@@ -113,6 +117,8 @@ class VersionStatus(StatusModel):
     metrics: dict[str, MetricValue] = Field(default_factory=dict, max_length=64)
     gates: tuple[GateResult, ...] = Field(default=(), max_length=32)
     diagnosis: tuple[Diagnosis, ...] = Field(default=(), max_length=8)
+    pictures: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=16)
+    """Names below the version's prefix in the store, e.g. `pictures/reliability.png`."""
 
 
 class TrialsStatus(StatusModel):

@@ -12,6 +12,7 @@ from espalier_api.base import ApiModel, StatusModel
 from espalier_api.data import Data, Task
 from espalier_api.durations import Duration, parse_duration
 from espalier_api.engines import Engine
+from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.names import API_VERSION
@@ -20,6 +21,8 @@ from espalier_api.search import Search
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of /dev/termination-log."""
+SHORT_DIAGNOSIS = 160
+"""Characters of evidence and of suggestion that always fit for all eight failure modes."""
 
 
 class JobModel(ApiModel):
@@ -78,6 +81,10 @@ class TrainingJob(ApiModel):
     """A gate asks for latency: measure it longer."""
     group_metrics: tuple[str, ...] = ()
     """Columns that gates compare groups of."""
+    robustness: Robustness | None = None
+    """The attack on the test part, when one is asked for."""
+    budgets: dict[str, float] = Field(default_factory=dict)
+    """Largest accepted value of resource metrics, from gates."""
 
 
 Outcome = Literal["Succeeded", "InvalidConfig", "Diverged", "DataProblem", "Preempted", "Failed"]
@@ -111,17 +118,25 @@ class TrainingResult(StatusModel):
     duration_seconds: float = 0.0
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4096 bytes: drops group metrics, then diagnoses, then classes, then cuts the message; numbers of gates stay."""
+        """JSON of at most 4096 bytes. Metrics give way first (the manifest has them), diagnoses last: they travel here only.
+
+        In turn: group metrics, intervals, a long message, long diagnoses, classes, all metrics, diagnoses.
+        """
         for shorter in (
             self,
             kept := self.model_copy(update={"metrics": {k: v for k, v in self.metrics.items() if "/" not in k}}),
-            kept := kept.model_copy(update={"diagnosis": ()}),
+            kept := kept.model_copy(
+                update={"metrics": {k: MetricValue(value=v.value) for k, v in kept.metrics.items()}}
+            ),
+            kept := kept.model_copy(update={"message": kept.message[:256]}),
+            kept := kept.model_copy(update={"diagnosis": tuple(d.shortened(SHORT_DIAGNOSIS) for d in kept.diagnosis)}),
             kept := kept.model_copy(update={"classes": ()}),
-            kept.model_copy(update={"message": kept.message[:256]}),
+            kept := kept.model_copy(update={"metrics": {}}),
+            kept.model_copy(update={"diagnosis": ()}),
         ):
             if len(text := shorter.to_json().encode()) <= TERMINATION_MESSAGE_BYTES:
                 return text.decode()
-        raise ValueError(f"a training result without message still has {len(text)} bytes; record fewer metrics")
+        raise ValueError(f"a training result of nothing but names still has {len(text)} bytes; shorten its digests")
 
     @classmethod
     def from_termination_message(cls, text: str) -> TrainingResult:

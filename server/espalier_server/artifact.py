@@ -34,7 +34,7 @@ PARALLEL_DOWNLOADS = 4
 KEPT = (GOLDEN, REFERENCE)
 """What the server reads besides the model. The rest is verified and not stored."""
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_SAFE_NAME = re.compile(r"(?:pictures/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)

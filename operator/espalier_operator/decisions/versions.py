@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from espalier_api import conditions as c
+from espalier_api.artifact import PICTURES
 from espalier_api.model import GateResult, VersionState, VersionStatus
 from espalier_api.names import version_number
 from espalier_operator.decisions.gates import judge_gates, wanted_metrics
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MAX_VERSIONS: Final = 64
 """The CRD's bound on status.versions."""
 MAX_METRICS: Final = 64
+MAX_PICTURES: Final = 16
 """The CRD's bound on the metrics of one version."""
 UNFINISHED: Final = frozenset({"Training", "Failed"})
 """States that only training decides; neither gates nor aliases touch them."""
@@ -101,6 +103,7 @@ def published(stored: Stored, gates: Iterable[Gate], base: VersionStatus | None 
             "parent": manifest.parent,
             "requested_by": manifest.requested_by,
             "metrics": bounded(manifest.metrics, gates),
+            "pictures": tuple(sorted(n for n in manifest.files if n.startswith(PICTURES)))[:MAX_PICTURES],
         }
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
 from espalier_api import conditions, metrics
 from espalier_api.artifact import Manifest, version_digest
+from espalier_api.evaluation import MetricName
 from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
 from espalier_api.model import RegularizedModel, VersionStatus
 from espalier_api.problems import problems
@@ -118,6 +119,24 @@ def test_a_result_fits_into_the_termination_message() -> None:
     kept = TrainingResult.from_termination_message(text)
     assert kept.metrics["accuracy"].value == 0.9
     assert kept.outcome == "Succeeded"
+
+
+def test_diagnoses_survive_where_numbers_give_way() -> None:
+    """The manifest has the numbers; nothing but this message carries what the trainer saw."""
+    long = [{"mode": f"F{i}", "evidence": "e" * 1000, "suggestion": "s" * 1000} for i in range(1, 9)]
+    number = {"value": 1 / 3, "low": 1 / 7, "high": 2 / 3, "n": 100_000}
+    metrics = dict.fromkeys(get_args(MetricName), number) | {f"f1/g={i}": number for i in range(50)}
+    result = TrainingResult(
+        outcome="Succeeded", exit_code=0, message="m" * 900, metrics=metrics, diagnosis=long, classes=("c" * 80,) * 20
+    )
+    text = result.to_termination_message()
+    assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES
+    kept = TrainingResult.from_termination_message(text)
+    assert [d.mode for d in kept.diagnosis] == [f"F{i}" for i in range(1, 9)]
+    few = result.model_copy(update={"diagnosis": result.diagnosis[:3], "classes": ()})
+    kept = TrainingResult.from_termination_message(few.to_termination_message())
+    assert set(kept.metrics) == set(get_args(MetricName))
+    assert len(kept.diagnosis) == 3
 
 
 @pytest.mark.parametrize("text", ["", '{"outcome":"Succ', "[]", '{"outcome":"Fine","exitCode":0}'])

@@ -44,7 +44,12 @@ def test_the_document_is_whole_and_its_digest_is_on_the_job() -> None:
     config_map, job = children(
         evaluation={
             "seeds": 3,
-            "gates": [{"metric": "latencyP95Seconds", "max": 1}, {"metric": "accuracy", "group": "g", "min": 0}],
+            "gates": [
+                {"metric": "latencyP95Seconds", "max": 1},
+                {"metric": "latencyP95Seconds", "max": 0.5},
+                {"metric": "accuracy", "group": "g", "min": 0},
+            ],
+            "robustness": {"epsilon": 0.2},
         }
     )
     text = config_map["data"]["job.json"]
@@ -56,6 +61,9 @@ def test_the_document_is_whole_and_its_digest_is_on_the_job() -> None:
     assert told.parent_artifact is not None
     assert told.parent_artifact.uri == "s3://models/vision/digits/v3/"
     assert (told.attempt, told.seeds, told.seed, told.latency_gate, told.group_metrics) == (2, 3, 7, True, ("g",))
+    assert told.budgets == {"latencyP95Seconds": 0.5}
+    assert told.robustness is not None
+    assert (told.robustness.epsilon, told.robustness.norm, told.robustness.steps) == (0.2, "linf", 10)
     assert told.image == "trainer:default"
 
 

@@ -86,7 +86,21 @@ def test_a_manifest_of_something_else_is_refused(tmp_path: Path, changes: dict[s
         fetch(version, version.config(), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/b", ".hidden", "", "manifest.json", "x" * 200, "a\x00b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "/etc/passwd",
+        "a/b",
+        "pictures/../a",
+        "pictures/.a",
+        ".hidden",
+        "",
+        "manifest.json",
+        "x" * 200,
+        "a\x00b",
+    ],
+)
 def test_file_names_cannot_leave_the_folder(tmp_path: Path, name: str) -> None:
     version = Version()
     version.files[name] = b"evil"
@@ -230,3 +244,14 @@ def test_a_changed_golden_file_is_refused_or_harmless(tmp_path: Path, position: 
     model = model_of(Version(files=files), tmp_path)
     with suppress(ArtifactError):
         check(model, tmp_path / "golden.npz")
+
+
+def test_pictures_may_lie_in_a_folder_and_are_verified_but_not_kept(tmp_path: Path) -> None:
+    version = Version()
+    version.files["pictures/curves.png"] = b"png"
+    version.seal()
+    fetched = fetch(version, version.config(), tmp_path)
+    assert not (fetched.folder / "pictures").exists()
+    version.files["pictures/curves.png"] = b"other"
+    with pytest.raises(ArtifactError, match=r"pictures/curves\.png"):
+        fetch(version, version.config(), tmp_path)

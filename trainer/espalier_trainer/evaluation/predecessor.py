@@ -43,7 +43,7 @@ class Predecessor:
         columns = [features.index(name) for name in self.features]
         index = {name: i for i, name in enumerate(classes)}
         labels = Runtime(self.model)(np.ascontiguousarray(x[:, columns]))[artifact.ONNX_LABEL]
-        return np.asarray([index.get(name, -1) for name in self.classes], dtype=np.int64)[labels]
+        return np.asarray([index.get(name, -1) for name in self.classes], dtype=np.int64).take(labels)
 
 
 def load(store: ObjectStore, version: str) -> Predecessor | None:

@@ -99,14 +99,14 @@ def _direction(gradient: npt.NDArray[Any], norm: str) -> Floats:
     """The step of length 1 in the norm that raises the linearized loss most."""
     g = np.asarray(gradient, dtype=np.float64)
     if norm == "linf":
-        return np.sign(g)
+        return np.asarray(np.sign(g))
     length = np.linalg.norm(g, axis=1, keepdims=True)
-    return np.divide(g, length, out=np.zeros_like(g), where=length > 0)
+    return np.asarray(np.divide(g, length, out=np.zeros_like(g), where=length > 0))
 
 
 def _project(shift: npt.NDArray[Any], attack: Attack) -> Floats:
     if attack.norm == "linf":
-        return np.clip(shift, -attack.epsilon, attack.epsilon)
+        return np.asarray(np.clip(shift, -attack.epsilon, attack.epsilon))
     length = np.linalg.norm(shift, axis=1, keepdims=True)
     return np.asarray(shift * np.minimum(1.0, attack.epsilon / np.maximum(length, 1e-12)))
 
@@ -173,7 +173,8 @@ def _drop(clean: Floats, merit: Floats, classes: int, seed: int) -> MetricValue:
 
 def _merit(scores: Floats, y: npt.NDArray[Any], classes: int) -> Floats:
     """Per row: 1 when right, or minus the squared error."""
-    return (scores.argmax(axis=1) == y).astype(np.float64) if classes else -((scores[:, 0] - y) ** 2)
+    merit = scores.argmax(axis=1) == y if classes else -((scores[:, 0] - y) ** 2)
+    return np.asarray(merit, dtype=np.float64)
 
 
 def _quality(merit: Floats, classes: int) -> float:

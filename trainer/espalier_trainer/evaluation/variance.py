@@ -36,7 +36,7 @@ def spread(members: Floats) -> Floats:
 
 def mutual_information(members: Floats) -> Floats:
     """Per row, in nats, of probabilities (K, rows, classes): entropy of the mean minus mean entropy (Houlsby et al. 2011)."""
-    return np.maximum(_entropy(members.mean(axis=0)) - _entropy(members).mean(axis=0), 0.0)
+    return np.asarray(np.maximum(_entropy(members.mean(axis=0)) - _entropy(members).mean(axis=0), 0.0))
 
 
 def _entropy(p: Floats) -> Floats:

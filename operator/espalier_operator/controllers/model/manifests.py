@@ -9,14 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from espalier_api import names
+from espalier_api.evaluation import BUDGETED
 from espalier_api.hashing import sha256
 from espalier_api.kubernetes import EnvVar, ObjectMeta, owner_reference
 from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, TrainingJob
 from espalier_operator.decisions.attempts import CONTAINER
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from espalier_api.evaluation import Gate
     from espalier_api.model import RegularizedModelSpec, VersionStatus
     from espalier_api.model_spec import Training
 
@@ -72,7 +74,18 @@ def training_job(
         image=image,
         latency_gate=any(gate.metric == "latencyP95Seconds" for gate in gates),
         group_metrics=tuple(sorted({gate.group for gate in gates if gate.group is not None})),
+        robustness=spec.evaluation.robustness,
+        budgets=_budgets(gates),
     )
+
+
+def _budgets(gates: Iterable[Gate]) -> dict[str, float]:
+    """The tightest `max` of each resource that gates bound."""
+    bounds: dict[str, float] = {}
+    for gate in gates:
+        if gate.metric in BUDGETED and gate.max is not None:
+            bounds[gate.metric] = min(gate.max, bounds.get(gate.metric, gate.max))
+    return bounds
 
 
 def job_labels(model: str, version: str, attempt: int) -> dict[str, str]:
