@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cluster import dns, gobuild, gpus, host, kindcluster, lock, network, nodeimage, packages, rootfs, tools
+from cluster import context, dns, gobuild, gpus, host, kindcluster, lock, network, nodeimage, packages, rootfs, tools
 from cluster.engine import Engine
 from cluster.errors import ClusterError
 from cluster.handle import Cluster
@@ -42,7 +41,7 @@ def up(name: str, situation: Situation, *, stack: bool, progress: Progress) -> C
     with lock.held(state.lock, what=f"cluster {name!r}"):
         _refuse_change(cluster)
         progress.say(f"cluster {name!r}: {situation}")
-        {"context": _use_context, "engine": _on_engine, "private": _on_private}[situation.kind](cluster, progress)
+        {"context": context.use, "engine": _on_engine, "private": _on_private}[situation.kind](cluster, progress)
         if stack:
             install_stack(cluster, progress)
     progress.say(f"cluster {name!r} is up; python -m cluster exec --name {name} -- kubectl get nodes")
@@ -68,29 +67,18 @@ def _refuse_change(cluster: Cluster) -> None:
         )
 
 
-def _use_context(cluster: Cluster, progress: Progress) -> None:
-    """Situation 1: keep a kubeconfig with only the context that was named."""
-    tools.provide(cluster.state, ("kubectl", "helm"), private=False, progress=progress)
-    argv = [str(cluster.state.bin / "kubectl"), "config", "view", "--raw", "--minify", "--flatten"]
-    done = subprocess.run([*argv, f"--context={cluster.context}"], text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise ClusterError(
-            f"kube context {cluster.context!r} can't be read: {done.stderr.strip()}",
-            remedy="choose one of `kubectl config get-contexts`",
-        )
-    cluster.state.kubeconfig.touch(mode=0o600)
-    cluster.state.kubeconfig.write_text(done.stdout)
-    if not kindcluster.answers(cluster):
-        raise ClusterError(
-            f"the API of context {cluster.context!r} does not answer",
-            remedy=f"check it: kubectl --context {cluster.context} get --raw /readyz",
-        )
-    cluster.save()
-
-
 def _on_engine(cluster: Cluster, progress: Progress) -> None:
-    """Situation 2: kind's own node image on an engine that runs."""
+    """Situation 2: kind's own node image on an engine that runs.
+
+    What `up` did not make, it does not adopt: `ensure` would make a silent cluster anew, and `down` would delete it.
+    """
     tools.provide(cluster.state, ("kubectl", "kind", "helm"), private=False, progress=progress)
+    if not cluster.state.facts.exists() and kindcluster.exists(cluster):
+        raise ClusterError(
+            f"{cluster.engine} already has a kind cluster {cluster.name!r} that was not made by `up`",
+            remedy=f"use it with --context {cluster.context}, choose another --name, "
+            f"or take it away: kind delete cluster --name {cluster.name}",
+        )
     cluster.save()
     with progress.step("kind create cluster"):
         kindcluster.ensure(cluster)
