@@ -2,7 +2,8 @@
 
 ``build("contour")`` answers the path of a static binary; the second call with
 the same go.mod, go.sum, flags and toolchain answers at once from
-``$ESPALIER_CACHE/bin/<part>-<hash>/``. Go's own module and build caches are
+``$ESPALIER_CACHE/bin/<part>-<hash>/``, where the two last used of each part
+are kept. Go's own module and build caches are
 used as they are, so that a changed flag costs a relink and no download.
 """
 
@@ -15,7 +16,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import lock
+from cluster import lock, prune
 from cluster.errors import ClusterError
 from cluster.parts import PARTS, Part
 from cluster.paths import GO_PARTS, cache_root
@@ -47,6 +48,7 @@ def build_all(part: str, *, progress: Progress | None = None) -> Path:
     known = _part(part)
     target = cache_root() / "bin" / f"{part}-{known.key(toolchain())}"
     if _complete(target, known):
+        os.utime(target)  # what is used is not old
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     # Another process may be building the same: wait for it and use its result.
@@ -54,6 +56,7 @@ def build_all(part: str, *, progress: Progress | None = None) -> Path:
         if not _complete(target, known):
             with (progress or Progress()).step(f"build {part} {_label(known)}"):
                 _compile(known, target)
+                prune.older(target)
     return target
 
 

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import gobuild, lock, packages
+from cluster import gobuild, lock, packages, prune
 from cluster.errors import ClusterError
 from cluster.paths import NODE_FILES, cache_root
 
@@ -69,6 +69,7 @@ def debian() -> Path:
     with lock.held(target.with_suffix(".lock"), what="the node's root file system", wait=True):
         if not target.is_dir():
             _bootstrap(target)
+            prune.older(target, kept=1)  # only a node image is made of it
     return target
 
 
