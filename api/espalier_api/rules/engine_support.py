@@ -50,6 +50,22 @@ SKLEARN: Final[dict[tuple[str, str], frozenset[str]]] = {
 }
 """(estimator, task type) -> blocks that engine.sklearn turns into parameters. A pair that is not here cannot be trained."""
 
+_BOOSTED: Final = frozenset({"l2", "l1", "elasticNet", "dropout", "earlyStopping"}) | _WEIGHTED
+XGBOOST: Final[dict[str, frozenset[str]]] = {
+    "classification": _BOOSTED | _CALIBRATED | {"classRebalancing"},
+    "regression": _BOOSTED,
+}
+"""Task type -> blocks that engine.xgboost turns into parameters."""
+
+XGBOOST_OWNED: Final = {
+    **dict.fromkeys(("lambda", "reg_lambda"), "l2"),
+    **dict.fromkeys(("alpha", "reg_alpha"), "l1"),
+    **dict.fromkeys(("booster", "rate_drop"), "dropout"),
+    "scale_pos_weight": "classRebalancing",
+    "early_stopping_rounds": "earlyStopping",
+}
+"""Parameters of XGBoost -> the block that sets them; refused in engine.xgboost.params."""
+
 
 def supported(engine: Engine, task: str) -> frozenset[str] | None:
     """Blocks that this engine honours for this task; None when it cannot do the task at all in this release."""
@@ -57,6 +73,8 @@ def supported(engine: Engine, task: str) -> frozenset[str] | None:
         return TORCH
     if engine.sklearn is not None:
         return SKLEARN.get((engine.sklearn.estimator, task))
+    if engine.xgboost is not None:
+        return XGBOOST.get(task)
     return None
 
 
@@ -66,4 +84,5 @@ def able(block: str, task: str) -> tuple[str, ...]:
     names += [
         f"sklearn {estimator}" for (estimator, kind), blocks in SKLEARN.items() if kind == task and block in blocks
     ]
+    names += ["xgboost"] if block in XGBOOST.get(task, frozenset()) else []
     return tuple(names)

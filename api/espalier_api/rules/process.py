@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from espalier_api.regularizers import Scheduled
-from espalier_api.rules.engine_support import able, supported
+from espalier_api.rules.engine_support import XGBOOST_OWNED, able, supported
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
 FEW_BLOCKS = 4
@@ -197,17 +197,17 @@ def _boosting(subject: Subject) -> Objections:
     xgboost, blocks = subject.engine.xgboost, subject.regularizers
     if xgboost is None:
         return
-    if xgboost.params.get("booster") == "dart" and blocks.early_stopping is not None:
+    if blocks.dropout is not None and blocks.dropout.p > 0 and blocks.early_stopping is not None:
         yield Objection(
             "regularizers.earlyStopping",
             level="warning",
-            message="dart drops trees that earlier rounds relied on, so the best round's loss cannot be had again",
-            remedy="Use booster gbtree, or drop earlyStopping and set engine.xgboost.rounds",
+            message="dropout is XGBoost's dart, whose validation loss jumps as trees are dropped: patience may end the fit by chance",
+            remedy="Raise earlyStopping.patience, or drop one of the two",
         )
-    if xgboost.params.get("scale_pos_weight", 1) != 1 and subject.task.type == "classification":
-        yield Objection(
-            "engine.xgboost.params",
-            level="warning",
-            message="scale_pos_weight serves probabilities of classes that are more even than in life (R30)",
-            remedy="Use regularizers.classRebalancing, which corrects them back",
-        )
+    for parameter in xgboost.params:
+        if (block := XGBOOST_OWNED.get(parameter)) is not None:
+            yield Objection(
+                f"engine.xgboost.params.{parameter}",
+                message=f"{parameter} is what regularizers.{block} sets",
+                remedy=f"Declare regularizers.{block} instead",
+            )

@@ -33,7 +33,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     yield training.nodes > 1, "training.nodes", "Set it to 1"
     yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"
     yield tracking is not None and tracking != type(tracking)(), "training.tracking", "Remove it and read /metrics"
-    yield spec.artifacts.signing is not None, "artifacts.signing", "Remove it; digests are verified without it"
     yield serving.fallback is not None, "serving.fallback", "Remove it"
     yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
     yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"
@@ -43,7 +42,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 
 def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     engine, task = spec.engine, spec.task.type
-    yield engine.xgboost is not None, "engine.xgboost", "Use engine.sklearn with estimator: histGradientBoosting"
     if engine.torch is not None:
         yield engine.torch.architecture.mlp is None, "engine.torch.architecture", "Use mlp"
         yield engine.torch.precision == "fp16", "engine.torch.precision: fp16", "Use bf16 or fp32"

@@ -23,14 +23,13 @@ TWO = "{training: {nodes: 2}, torch: {batchSize: 32}}"
 TWO_ON_GPUS = "{training: {nodes: 2, resources: {limits: {nvidia.com/gpu: 1}}}, torch: {batchSize: 32}}"
 FAST = "{evaluation: {gates: [{metric: latencyP95Seconds, max: 0.01}]}}"
 ACCURATE = "{evaluation: {gates: [{metric: accuracy, min: 0.9}]}}"
-DART = "{engine: {xgboost: {params: {booster: dart}}}}"
-GBTREE = "{engine: {xgboost: {params: {booster: gbtree}}}}"
+XGBOOST = "{engine: {xgboost: {params: {max_depth: 3}}}}"
 
 PRIVACY: list[Case] = [
     ("R1", "automatic", "{privacy: {}, normalization: {kind: batch}}", "{privacy: {}, normalization: {kind: group}}", PLAIN),
     ("R2", "automatic", "{privacy: {}, l2: {}}", "{l2: {}}", PLAIN),
     ("R2", "automatic", "{privacy: {}, ewc: {}}", "{privacy: {}, dropout: {}}", PLAIN),
-    ("R2", "error", "{privacy: {}, spectralNorm: {}}", "{privacy: {}, spectralNorm: {mode: bound}}", PLAIN),
+    ("R2", "automatic", "{privacy: {}, spectralNorm: {}}", "{privacy: {}, spectralNorm: {mode: bound}}", PLAIN),
     ("R2", "error", "{privacy: {}, sparsityPrior: {}}", "{sparsityPrior: {}}", PLAIN),
     ("R2", "error", "{privacy: {}, functional: {kind: l2sp}}", "{privacy: {}, functional: {kind: kl}}", PLAIN),
     ("R3", "error", "{privacy: {}, fairness: {column: g}}", "{privacy: {}}", PLAIN),
@@ -140,9 +139,9 @@ PROCESS: list[Case] = [
     ("R34", "warning", "{augmentation: {policy: image.shift}}", "{augmentation: {policy: image.erase}}", CNN),
     ("R34", "warning", "{augmentation: {policy: image.shift}}", "{augmentation: {policy: image.shift}}", CNN, BIG_CNN),
     ("R38", "error", "{dropout: {}}", "{l2: {}}", RIDGE),
-    ("R38", "warning", "{earlyStopping: {}}", "{earlyStopping: {}}", DART, GBTREE),
-    ("R38", "warning", "{}", "{}", "{engine: {xgboost: {params: {scale_pos_weight: 15.8}}}}",
-     "{engine: {xgboost: {params: {scale_pos_weight: 1}}}}"),
+    ("R38", "warning", "{dropout: {}, earlyStopping: {}}", "{dropout: {p: 0}, earlyStopping: {}}", XGBOOST, XGBOOST),
+    ("R38", "error", "{}", "{}", "{engine: {xgboost: {params: {scale_pos_weight: 15.8}}}}", XGBOOST),
+    ("R38", "error", "{gradientClipping: {}}", "{dropout: {}}", XGBOOST, XGBOOST),
 ]  # fmt: skip
 
 CASES: list[Case] = [*PRIVACY, *PENALTIES, *OBJECTIVES, *COMPRESSION, *PROCESS]

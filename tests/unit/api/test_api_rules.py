@@ -119,7 +119,6 @@ def test_all_findings_are_listed_in_order_of_rules() -> None:
         ("search", "{search: {space: {regularizers.l2.strength: {uniform: {min: 0, max: 1}}}}}"),
         ("training.nodes", "{training: {nodes: 2}}"),
         ("serving.autoscaling", "{serving: {autoscaling: {}}}"),
-        ("engine.xgboost", "{engine: {xgboost: {}}}"),
         ("engine.torch.architecture", CNN),
         ("engine.sklearn.estimator", "{engine: {sklearn: {estimator: svc}}}"),
     ],

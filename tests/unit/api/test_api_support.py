@@ -9,8 +9,9 @@ import pytest
 import espalier_trainer.regularizers as trained
 from espalier_api.engines import Engine
 from espalier_api.regularizers import BLOCKS
-from espalier_api.rules.engine_support import SKLEARN, TORCH, able, supported
+from espalier_api.rules.engine_support import SKLEARN, TORCH, XGBOOST, XGBOOST_OWNED, able, supported
 from espalier_trainer.engines.sklearn.estimators import ESTIMATORS
+from espalier_trainer.engines.xgboost import parameters
 
 
 def test_torch_blocks_are_the_files_of_the_trainer() -> None:
@@ -24,14 +25,22 @@ def test_estimators_and_their_blocks_are_the_trainers(pair: tuple[str, str]) -> 
     assert SKLEARN[pair] == ESTIMATORS[pair].blocks
 
 
+def test_xgboosts_blocks_and_parameters_are_the_trainers() -> None:
+    assert XGBOOST == parameters.BLOCKS
+    assert set(XGBOOST_OWNED) <= parameters.OWNED
+
+
 def test_supported_looks_at_engine_and_task() -> None:
     ridge = Engine.model_validate({"sklearn": {"estimator": "ridge"}})
     assert supported(ridge, "regression") == {"l2", "sampleWeighting"}
     assert supported(ridge, "classification") is None
-    assert supported(Engine.model_validate({"xgboost": {}}), "classification") is None
+    boosted = supported(Engine.model_validate({"xgboost": {}}), "regression")
+    assert boosted is not None
+    assert {"dropout", "l2"} <= boosted
+    assert "calibration" not in boosted
 
 
 def test_able_names_what_one_can_write() -> None:
-    assert able("dropout", "regression") == ("torch",)
+    assert able("dropout", "regression") == ("torch", "xgboost")
     assert "sklearn lasso" in able("l1", "regression")
     assert able("ewc", "classification") == ()

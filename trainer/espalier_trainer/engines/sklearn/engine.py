@@ -188,7 +188,8 @@ class FittedSklearn:
             bias = graph.constant("bias", self.intercept.astype(np.float32))
             return graph.add("Gemm", standardized, weight, bias, transB=1)
         if self._boosted:
-            raw, columns = trees.boosted(graph, self.estimator, standardized)
+            columns = self.estimator.n_trees_per_iteration_
+            raw = trees.boosted(graph, self.estimator, standardized, [0.0] * columns)
             if not self._classes or columns > 1:
                 return raw
             return graph.add("Concat", graph.add("Mul", raw, graph.scalar(0.0)), raw, axis=1)

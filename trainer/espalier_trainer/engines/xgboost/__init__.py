@@ -1,0 +1,1 @@
+"""The XGBoost engine: boosted trees under the same vocabulary, by a table of what each block becomes."""
