@@ -12,8 +12,9 @@ venv: ## .venv with everything a developer needs (idempotent)
 lock: venv ## compile requirements/*.txt with hashes from pyproject.toml
 	$(PY) -m images lock
 
-crds: venv ## generate crds/, the chart's copy and docs/api.md from api/
+crds: venv ## generate crds/, the chart's copy and docs/api.md from api/, docs/techniques.md from code and proofs
 	$(PY) -m tools.crds
+	$(PY) -m tools.techniques
 
 check: venv ## style, types, layers, generated files: under two minutes
 	$(PY) -m tools.check

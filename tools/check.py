@@ -118,6 +118,7 @@ PARTS: dict[str, Part] = {
     "ruff": tool("ruff", "check", "--quiet", "--output-format=concise", "."),
     "format": tool("ruff", "format", "--check", "--quiet", "."),
     "generated": tool("python", "-m", "tools.crds", "--check"),
+    "techniques": tool("python", "-m", "tools.techniques", "--check"),
     "layers": tool("lint-imports", "--cache-dir", ".cache/import-linter"),
     "types": types,
 }

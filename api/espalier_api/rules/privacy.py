@@ -56,8 +56,9 @@ def private_penalties(subject: Subject) -> Objections:
     for name, _ in blocks.declared():
         if name in PENALTIES:
             yield Objection(f"regularizers.{name}", kept=True)
+    if blocks.spectral_norm is not None and blocks.spectral_norm.mode == "penalty":
+        yield Objection("regularizers.spectralNorm", kept=True)
     through_the_loss = {
-        "spectralNorm": blocks.spectral_norm is not None and blocks.spectral_norm.mode == "penalty",
         "sparsityPrior": blocks.sparsity_prior is not None,
         "functional": blocks.functional is not None and blocks.functional.kind == "l2sp",
     }
