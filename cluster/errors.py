@@ -1,9 +1,9 @@
-"""The one exception of this room."""
+"""The exceptions of this room and of the images room: each says what to do."""
 
 from __future__ import annotations
 
 
-class ClusterError(Exception):
+class RemedyError(Exception):
     """Something that a person has to act on.
 
     Args:
@@ -16,3 +16,7 @@ class ClusterError(Exception):
         super().__init__(f"{what}\n  remedy: {remedy}")
         self.what = what
         self.remedy = remedy
+
+
+class ClusterError(RemedyError):
+    """A cluster, or what it is made of."""

@@ -121,7 +121,7 @@ def test_each_of_our_dockerfiles_can_be_built_anywhere_and_runs_as_nobody(name: 
 @pytest.mark.parametrize("name", ["operator", "server", "trainer", "loadgen"])
 def test_our_source_comes_after_the_dependencies(name: str) -> None:
     part = recipe.dependencies(IMAGES[name].dockerfile.read_text())
-    assert recipe.copied(part, name=name) == [f"requirements/{name}.txt"]
+    assert set(recipe.copied(part, name=name)) - {"images/venv.sh"} == {f"requirements/{name}.txt"}
 
 
 def test_references_round_trip() -> None:

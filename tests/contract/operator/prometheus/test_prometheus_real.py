@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,16 +28,10 @@ from espalier_operator.decisions.judge import (
 from espalier_operator.decisions.judge.dispersion import variance_ratio
 from espalier_operator.decisions.judge.series import Vector
 from espalier_operator.settings import PrometheusSource
+from tests.contract.operator.prometheus import real
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-_spec = importlib.util.spec_from_file_location("prometheus_real", Path(__file__).with_name("real.py"))
-assert _spec is not None
-assert _spec.loader is not None
-real = importlib.util.module_from_spec(_spec)
-sys.modules["prometheus_real"] = real
-_spec.loader.exec_module(real)
 
 SCRAPE, BLOCK = 15, 30
 BLOCKS = 40

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import socket
-import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,16 +18,11 @@ from espalier_operator.adapters.prometheus import Prometheus, open_sources
 from espalier_operator.decisions.judge import DownReason, Query, RangeQuery, SourceDown
 from espalier_operator.decisions.judge.series import Matrix, Vector
 from espalier_operator.settings import PrometheusSource
+from tests.contract.operator.prometheus import stub as stubs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-_spec = importlib.util.spec_from_file_location("prometheus_stub", Path(__file__).with_name("stub.py"))
-assert _spec is not None
-assert _spec.loader is not None
-stubs = importlib.util.module_from_spec(_spec)
-sys.modules["prometheus_stub"] = stubs
-_spec.loader.exec_module(stubs)
+    from pathlib import Path
 
 NOON = datetime.fromtimestamp(1793534400, tz=UTC)
 QUERY = Query('max by (pod) (last_over_time(x{a=~"b|c"}[60s]))', NOON)
