@@ -18,7 +18,7 @@ from espalier_api.model import Diagnosis
 from espalier_api.names import JOB_PATH, PORT_TRAINER
 from espalier_api.training import OUTCOME_OF_EXIT, TrainingResult
 from espalier_trainer import termination
-from espalier_trainer.errors import UNEXPECTED, DivergedError, InvalidConfigError, TrainerError
+from espalier_trainer.errors import UNEXPECTED, DivergedError, InvalidConfigError, ParityError, TrainerError
 from espalier_trainer.log import say
 from espalier_trainer.storage import FolderStore, ObjectStore, open_store
 
@@ -112,6 +112,8 @@ def _failed(error: TrainerError, began: float) -> TrainingResult:
                 suggestion="lower the learning rate or add regularizers.gradientClipping",
             ),
         )
+    if isinstance(error, ParityError):
+        diagnosis = (Diagnosis(mode="F3", evidence=error.evidence[:1024], suggestion=error.suggestion[:1024]),)
     return TrainingResult(
         outcome=OUTCOME_OF_EXIT.get(error.exit_code, "Failed"),
         exit_code=int(error.exit_code),

@@ -71,7 +71,11 @@ class InfrastructureError(TrainerError):
 
 
 class ParityError(TrainerError):
-    """The exported graph does not answer like the trained model (diagnosis F3); nothing is published, and a retry would end the same."""
+    """What would be served is not what was judged (diagnosis F3); nothing is published, and a retry would end the same."""
 
     exit_code = ExitCode.INVALID_CONFIG
     reason = INVALID_CONFIG
+
+    def __init__(self, evidence: str, suggestion: str) -> None:
+        super().__init__(f"F3: {evidence}; {suggestion}")
+        self.evidence, self.suggestion = evidence, suggestion

@@ -27,7 +27,8 @@ from espalier_trainer.engines import FitData, Part
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
-from espalier_trainer.evaluation.intervals import mean_of_seeds
+from espalier_trainer.evaluation.question import question_of
+from espalier_trainer.evaluation.summary import summary
 from espalier_trainer.jobfile import config_digest, data_spec
 from espalier_trainer.log import say
 from espalier_trainer.preprocessing import Standardizer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from espalier_trainer.checkpoint import Checkpoints, Identity
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Contribution, Engine, Fitted
+    from espalier_trainer.evaluation.stress import Question
     from espalier_trainer.progress import Board
     from espalier_trainer.storage import ObjectStore
 
@@ -65,7 +67,7 @@ class Prepared:
     parts: Mapping[str, Dataset]
     standardizer: Standardizer
     fit: FitData
-    positive: int | None
+    question: Question
     snapshot_digest: str
     content_sha256: str
 
@@ -93,7 +95,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     if checkpoints is not None:
         checkpoints.clear()
     return _result(
-        {**_chosen_groups(job, evaluations[0]), **manifest.metrics},
+        manifest.metrics,
         digest,
         manifest.content_sha256,
         began,
@@ -144,7 +146,8 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
         digest=digest,
     )
     index = None if positive is None else data.classes.index(positive)
-    return Prepared(parts, standardizer, fit, index, digest, content)
+    question = question_of(job, world.open_store, index, fit)
+    return Prepared(parts, standardizer, fit, question, digest, content)
 
 
 def group_codes(parts: Mapping[str, Dataset]) -> dict[str, dict[str, npt.NDArray[np.int64]]]:
@@ -172,7 +175,7 @@ def _fit_all(
         resumed = None
         fitted = engine.fit(prepared.fit, rng.derive(seed, "fit"), session)
         world.board.phase("Evaluating")
-        done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, prepared.positive, seed))
+        done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, seed, prepared.question))
         say(
             "fit",
             seed=seed,
@@ -205,6 +208,7 @@ def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
         [Diagnosis.model_validate(d) for d in saved["diagnosis"]],
         saved["temperature"],
         saved["notes"],
+        None if saved["sample"] is None else np.asarray(saved["sample"]),
     )
 
 
@@ -215,6 +219,7 @@ def _saved(evaluation: Evaluation) -> dict[str, Any]:
         "diagnosis": [d.dump() for d in evaluation.diagnosis],
         "temperature": evaluation.temperature,
         "notes": evaluation.notes,
+        "sample": None if evaluation.sample is None else evaluation.sample.tolist(),
     }
 
 
@@ -274,14 +279,14 @@ def _package(
     job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list[Evaluation], prepared: Prepared
 ) -> tuple[Any, Any]:
     packaging = import_module("espalier_trainer.export.package")
-    names = evaluations[0].metrics
-    means = {n: mean_of_seeds([e.metrics[n] for e in evaluations if n in e.metrics]) for n in names}
+    means = summary(evaluations, frozenset(job.group_metrics), classification=bool(prepared.fit.classes), seed=job.seed)
     provenance = packaging.Provenance(
         job=job,
         snapshot_digest=prepared.snapshot_digest,
         content_sha256=prepared.content_sha256,
         created_at=format_time(datetime.now(UTC).replace(microsecond=0)),
         rows={n: len(p) for n, p in prepared.parts.items()},
+        previous={} if prepared.question.predecessor is None else prepared.question.predecessor.metrics,
         software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
     )
     return packaging.build(
@@ -294,12 +299,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _chosen_groups(job: TrainingJob, evaluation: Evaluation) -> dict[str, MetricValue]:
-    """Group metrics that gates ask for."""
-    columns = set(job.group_metrics)
-    return {n: v for n, v in evaluation.groups.items() if n.split("/", 1)[1].split("=", 1)[0] in columns}
 
 
 def _recorded(store: ObjectStore) -> dict[str, Any]:

@@ -89,6 +89,14 @@ def classwise_ece(p: Floats, y: npt.NDArray[Any], bins: int = BINS) -> float:
     return float(np.mean([ece(p[:, k], (y == k).astype(np.float64), bins) for k in range(p.shape[1])]))
 
 
+def reliability(p: Floats, y: npt.NDArray[Any], bins: int = BINS) -> list[list[float]]:
+    """Per bin of top-label confidence that holds rows: [mean confidence, accuracy, rows]."""
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == y
+    index = bin_of(confidence, bins)
+    inside = [index == i for i in range(bins)]
+    return [[float(confidence[m].mean()), float(correct[m].mean()), float(m.sum())] for m in inside if m.any()]
+
+
 @dataclass(frozen=True, slots=True)
 class Excess:
     """ECE beside its null: what a perfectly calibrated model with the same confidences shows at this n."""

@@ -27,8 +27,8 @@ def model_bytes(files: Mapping[str, bytes]) -> int:
         for sidecar in sidecars(files[graph]):
             if sidecar not in files:
                 raise ParityError(
-                    f"F3: {graph} keeps weights in {sidecar!r}, which is not among the files of the version; "
-                    "export with external_data=False or publish the file as well"
+                    f"{graph} keeps weights in {sidecar!r}, which is not among the files of the version",
+                    "export with external_data=False or publish the file as well",
                 )
             names.add(sidecar)
     return sum(len(files[name]) for name in names)

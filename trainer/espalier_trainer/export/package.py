@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,10 @@ from safetensors.numpy import save as save_tensors
 
 from espalier_api import artifact
 from espalier_api.artifact import ManifestTask, MetricValue, Tensor
+from espalier_api.evaluation import BUDGETED
+from espalier_trainer.diagnosis import Exported, blown_up, mismatch
 from espalier_trainer.errors import ParityError
+from espalier_trainer.evaluation import size
 from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
 from espalier_trainer.export.card import model_card
@@ -43,6 +46,7 @@ class Provenance:
     created_at: str
     rows: Mapping[str, int]
     software: Mapping[str, str]
+    previous: Mapping[str, MetricValue] = field(default_factory=dict)  # metrics of the version before
 
 
 def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
@@ -94,17 +98,31 @@ def check_parity(
             tied = p[:, -1] - p[:, -2] <= artifact.GOLDEN_TOLERANCE
             wrong = (found[name] != value) & ~tied
             if wrong.any():
-                raise ParityError(
-                    f"F3: model.onnx answers another class than the trained model on {int(wrong.sum())} of {len(x)} golden inputs"
-                )
+                refuse(Exported(other_labels=int(wrong.sum()), rows=len(x)))
         else:
             worst = max(worst, float(np.abs(found[name] - value).max()) / spread)
-    if not worst <= artifact.GOLDEN_TOLERANCE:
-        raise ParityError(
-            f"F3: model.onnx differs from the trained model by {worst:.2e} on golden inputs (tolerance {artifact.GOLDEN_TOLERANCE:g}); "
-            "scale or drop features of extreme range"
-        )
+    refuse(Exported(parity=worst, tolerance=artifact.GOLDEN_TOLERANCE))
     return worst
+
+
+def refuse(exported: Exported) -> None:
+    """ParityError when what would be served is not what was judged (F3)."""
+    if (found := mismatch(exported)) is not None:
+        raise ParityError(found.evidence, found.suggestion)
+
+
+def check_repeatable(
+    fitted: Fitted, standardizer: Standardizer, evaluation: Evaluation, x: npt.NDArray[np.float32]
+) -> None:
+    """The engine answers the same rows the same twice, and stands behind the preprocessing that it was judged with."""
+    once, twice = (fitted.scores(standardizer.apply(x)) for _ in range(2))
+    refuse(
+        Exported(
+            repeated=float(np.abs(once - twice).max()),
+            judged_preprocessing=evaluation.preprocessing,
+            packaged_preprocessing=standardizer.to_json()["digest"],
+        )
+    )
 
 
 def golden_rows(test: Dataset) -> npt.NDArray[np.float32]:
@@ -158,6 +176,7 @@ def build(
     model = served_graph(fitted, standardizer, classes, first.temperature, first.transforms)
     runtime = Runtime(model)
     golden = golden_rows(parts["test"])
+    check_repeatable(fitted, standardizer, first, golden)
     expected = answers(fitted, standardizer, classes, first, golden)
     parity = check_parity(runtime, expected, golden, 1.0 if classes else standardizer.target_scale)
     calls = CALLS_FOR_A_GATE if provenance.job.latency_gate else CALLS
@@ -175,8 +194,11 @@ def build(
     told = {
         **metrics,
         **runtime.latency(golden, calls),
-        "artifactBytes": MetricValue(value=float(sum(len(d) for n, d in files.items() if n.startswith("model.")))),
+        "artifactBytes": MetricValue(value=float(size.model_bytes(files))),
+        "peakMemoryBytes": MetricValue(value=float(size.peak_memory_bytes())),
     }
+    if (swollen := blown_up(_exported(told, weights, provenance))) is not None:
+        first.diagnosis.append(swollen)
     report = fitted.report
     files[artifact.REGULARIZERS] = _json(
         {
@@ -191,6 +213,20 @@ def build(
         provenance, task_of(provenance.job, data), engine, told, report, first
     ).encode()
     return Package(files, told, parity)
+
+
+def _exported(
+    told: Mapping[str, MetricValue], weights: Mapping[str, npt.NDArray[Any]], provenance: Provenance
+) -> Exported:
+    """What F5 compares: resources with their budgets, else with the previous version's."""
+    total = sum(w.size for w in weights.values())
+    zeros = sum(int((w == 0).sum()) for w in weights.values())
+    return Exported(
+        resources={name: told[name].value for name in sorted(BUDGETED)},
+        budgets=provenance.job.budgets,
+        previous={n: provenance.previous[n].value for n in BUDGETED if n in provenance.previous},
+        zeros=zeros / total if total else 0.0,
+    )
 
 
 def _metrics_file(
