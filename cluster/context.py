@@ -1,4 +1,7 @@
-"""Situation 1: a cluster that exists. It is only ever the one that was named, and it is looked at before anything is installed."""
+"""Situation 1: a cluster that exists.
+
+It is only ever the one that was named, and it is looked at before anything is installed.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,8 @@ def _require_rights(cluster: Cluster) -> None:
             continue
         if not done.stdout.startswith("no"):  # neither answer: not who is asked, but who asks, is the problem
             raise ClusterError(
-                f"the API of context {cluster.context!r} does not say what its user may do: {done.stderr.strip()[-500:]}",
+                f"the API of context {cluster.context!r} does not say what its user may do: "
+                f"{done.stderr.strip()[-500:]}",
                 remedy=f"check its credentials: kubectl --context {cluster.context} auth whoami",
             )
         lacking.append(f"{verb} {resource}")

@@ -22,8 +22,8 @@ def older(current: Path, kept: int = KEPT) -> list[Path]:
         current: ``<folder>/<name>-<hash>``, the one that is asked for now; it stays.
         kept: how many stay in all, the most recently used ones.
 
-    A folder whose lock is held stays: another process is building it. Its lock file stays always: one who waits for it must
-    not find another file under its name.
+    A folder whose lock is held stays: another process is building it. Its lock file stays always: one who waits for it
+    must not find another file under its name.
 
     """
     name = current.name.rpartition("-")[0]

@@ -1,4 +1,6 @@
-"""`make check`: style, types, layers, generated files, and a few habits of the house. Every part runs; failures are listed at the end.
+"""`make check`: style, types, layers, generated files, and a few habits of the house.
+
+Every part runs; failures are listed at the end.
 
 `python -m tools.check [PART ...]` runs only the named parts.
 """

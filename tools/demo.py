@@ -1,4 +1,7 @@
-"""`make demo`: sets the stage, then plays `espalier demo` where the cluster can be reached. `python -m tools.demo --help`."""
+"""`make demo`: sets the stage, then plays `espalier demo` where the cluster can be reached.
+
+`python -m tools.demo --help`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sets the stage for the demo and for the e2e tests: images built, cluster up, images loaded, chart installed. Idempotent."""
+"""Sets the stage for the demo and for the e2e tests: images built, cluster up, images loaded, chart installed.
+
+Idempotent.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def python(*args: str) -> list[str]:
 
 
 def refs() -> dict[str, str]:
-    """Image name -> reference, as loaded by the latest `set_up`. A source file edited since then changes nothing here."""
+    """Image name -> reference, as loaded by the latest `set_up`.
+
+    A source file edited since then changes nothing here.
+    """
     if not STAGED.exists():
         raise StageError("the stage is not set: no images were loaded. Run `python -m tools.stage`")
     found: dict[str, str] = json.loads(STAGED.read_text())
@@ -70,7 +76,7 @@ def set_up(context: str | None = None) -> Cluster:
 
 
 def install(cluster: Cluster) -> None:
-    """`helm upgrade --install` of the chart with this checkout's images, and the operator's S3 identity copied from the stack."""
+    """`helm upgrade --install` of the chart with this checkout's images and the stack's S3 identity of the operator."""
     credentials = json.loads(
         cluster.kubectl("-n", "espalier-stack", "get", "secret", "s3-operator", "-o", "json").stdout
     )["data"]

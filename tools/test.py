@@ -1,6 +1,9 @@
-"""`make test`: check, unit, contract, then the stage (images, cluster, chart) and e2e on it. `python -m tools.test --help`.
+"""`make test`: check, unit, contract, then the stage (images, cluster, chart) and e2e on it.
 
-A cluster that this run made is removed at the end, also after a failure; one that was there before is left as it was found.
+`python -m tools.test --help`.
+
+A cluster that this run made is removed at the end, also after a failure; one that was there before is left as it was
+found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
-"""Makes .venv: uv (pinned) installs the hashed lock, then this project as an editable. Standard library only, runs on any Python >= 3.11.
+"""Makes .venv: uv (pinned) installs the hashed lock, then this project as an editable.
 
-A stamp with the hash of every input makes a second run a no-op of a few milliseconds, so each verb of the Makefile may depend on it.
+Standard library only, runs on any Python >= 3.11.
+
+A stamp with the hash of every input makes a second run a no-op of a few milliseconds, so each verb of the Makefile may
+depend on it.
 """
 
 from __future__ import annotations

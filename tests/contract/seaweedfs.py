@@ -1,4 +1,4 @@
-"""SeaweedFS's own binary as S3 on loopback: the store of the demo's stack, for whichever contract test needs a real one."""
+"""SeaweedFS's own binary as S3 on loopback, the store of the demo's stack, for contract tests that need a real one."""
 
 from __future__ import annotations
 

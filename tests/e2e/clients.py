@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from kubernetes.aio.client import ApiClient
 
 TLS_GOODBYE = 0.25
-"""Seconds. Closing the session waits for the connections it holds, not for those of watches that were broken off before; these
-say goodbye to the server on their own time, and must have done so before the event loop ends.
+"""Seconds. Closing the session waits for the connections it holds, not for those of watches that were broken off
+before; these say goodbye to the server on their own time, and must have done so before the event loop ends.
 """
 
 

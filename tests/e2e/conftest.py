@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def clients_are_closed() -> Iterator[None]:
-    """A connection that is left to the garbage collector warns in whatever test happens to run then; warnings are errors."""
+    """A connection left to the garbage collector warns in whatever test happens to run then; warnings are errors."""
     yield
     close_clients()
 

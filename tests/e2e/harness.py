@@ -1,6 +1,9 @@
-"""What the e2e tests do to the cluster and read back from it. Everything is real: kubectl, pods, Prometheus, S3, the gateway.
+"""What the e2e tests do to the cluster and read back from it.
 
-A test gets a `World`: one namespace of its own with the tenant's credentials, builders for small manifests, and verbs for faults.
+Everything is real: kubectl, pods, Prometheus, S3, the gateway.
+
+A test gets a `World`: one namespace of its own with the tenant's credentials, builders for small manifests, and verbs
+for faults.
 Waiting is by looking at the objects until a condition holds; a time-out reports both statuses and the newest events.
 """
 
@@ -34,7 +37,10 @@ Status = dict[str, Any]
 
 
 def model_manifest(name: str = "digits", **spec: Any) -> dict[str, Any]:
-    """A small RegularizedModel: logistic regression on the digits, trained in seconds. Keyword arguments replace top-level spec fields."""
+    """A small RegularizedModel: logistic regression on the digits, trained in seconds.
+
+    Keyword arguments replace top-level spec fields.
+    """
     base: dict[str, Any] = {
         "task": {"type": "classification", "classes": CLASSES},
         "data": {
@@ -177,7 +183,7 @@ class World:
 
     @contextmanager
     def stopped(self, workload: str) -> Iterator[None]:
-        """Scale a workload of the stack (`deployment/prometheus`) to 0 for the length of the block, then back and wait."""
+        """Scale a workload of the stack (`deployment/prometheus`) to 0 while the block runs, then back and wait."""
         self.stack.run("scale", workload, "--replicas=0")
         self.stack.run(
             "wait",

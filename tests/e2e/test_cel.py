@@ -1,7 +1,10 @@
-"""Every CEL rule on a real API server: what it accepts and what it refuses, with the message a person reads. Needs the CRDs, no operator.
+"""Every CEL rule on a real API server: what it accepts and what it refuses, with the message a person reads.
 
-Each manifest names its rule in a comment: `# rule:` in accept/, `# expect:` in reject/. `# after:` names the object that a transition
-rule compares with. tests/unit/api/test_api_cel_manifests.py holds the same files against pydantic, so both sides mean the same.
+Needs the CRDs, no operator.
+
+Each manifest names its rule in a comment: `# rule:` in accept/, `# expect:` in reject/. `# after:` names the object
+that a transition rule compares with. tests/unit/api/test_api_cel_manifests.py holds the same files against pydantic, so
+both sides mean the same.
 """
 
 from __future__ import annotations
@@ -58,7 +61,10 @@ def told(path: Path, key: str) -> str | None:
 
 
 def submit(objects: client.CustomObjectsApi, path: Path, *, dry_run: bool = True) -> dict[str, Any]:
-    """Create, or change what exists; returns what the server would store. Unknown fields are refused, as kubectl does."""
+    """Create, or change what exists; returns what the server would store.
+
+    Unknown fields are refused, as kubectl does.
+    """
     manifest = yaml.safe_load(path.read_text())
     where = (GROUP, VERSION, NAMESPACE, PLURALS[manifest["kind"]])
     options = {"field_validation": "Strict", **({"dry_run": "All"} if dry_run else {})}
@@ -92,7 +98,7 @@ def test_accepts(objects: client.CustomObjectsApi, path: Path) -> None:
 
 @pytest.mark.parametrize("path", [item for item in manifests("accept") if item.values[0].stem.startswith("regmodel-")])
 def test_defaults_of_the_server_never_make_a_new_version(objects: client.CustomObjectsApi, path: Path) -> None:
-    """What the server stores means what the person wrote, so neither applying it nor upgrading the CRDs ever retrains."""
+    """What the server stores means what the person wrote: neither applying it nor upgrading the CRDs ever retrains."""
     written = RegularizedModel.model_validate(yaml.safe_load(path.read_text()))
     stored = RegularizedModel.model_validate(submit(objects, path))
     assert stored.spec == written.spec

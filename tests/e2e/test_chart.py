@@ -36,7 +36,7 @@ def helm(request: pytest.FixtureRequest) -> Helm:
 
 
 def test_upgrade_is_accepted_by_the_api_server(helm: Helm) -> None:
-    """A dry run on the server: every object passes admission, and the release found is the one that the stage installed."""
+    """A dry run on the server: every object passes admission, and the release found is the stage's."""
     done = helm("upgrade", "espalier", str(CHART), "--namespace", SYSTEM, "--dry-run=server", "--values", "-")
     assert done.returncode == 0, done.stderr
     assert "kind: Deployment" in done.stdout

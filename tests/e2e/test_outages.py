@@ -54,7 +54,10 @@ def test_prometheus_outage_holds_and_resumes(world: World) -> None:
 
 
 def test_store_outage_waits_and_loses_nothing(world: World) -> None:
-    """S3 away when a model is applied: the condition says so and names the remedy; it trains when S3 is back. Serving goes on."""
+    """S3 away when a model is applied: the condition says so and names the remedy; it trains when S3 is back.
+
+    Serving goes on.
+    """
     first_champion(world)
     with world.stopped("deployment/s3"):
         second_version(world)

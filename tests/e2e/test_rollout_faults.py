@@ -1,4 +1,7 @@
-"""A canary in trouble and people in a hurry: crashes, kills, requests, deletions. Traffic never goes where it must not."""
+"""A canary in trouble and people in a hurry: crashes, kills, requests, deletions.
+
+Traffic never goes where it must not.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +195,7 @@ def test_deleting_a_live_rollout_gives_stable_its_traffic(world: World) -> None:
 
 
 def test_deleting_a_training_model_stops_its_job_and_keeps_artifacts(world: World) -> None:
-    """Deleted while training: the Job goes; deleted and re-created after publishing: the version is adopted, not trained again."""
+    """Deleted while training: the Job goes; deleted and re-created after publishing: the version is adopted."""
     world.apply(model_manifest())
     world.await_("a job", lambda: world.kube.items("jobs"))
     world.kube.run("delete", MODEL, "digits", "--wait=true", "--timeout=60s")

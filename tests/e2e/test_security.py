@@ -63,10 +63,11 @@ def test_operator_may(world: World, verb: str, resource: str) -> None:
 def test_planted_secret_is_nowhere(world: World) -> None:
     """What the tenant's Secret gives the pods, and what it does not, is in no log, status, event, argv or object.
 
-    Three values are looked for. The random AWS_SECRET_ACCESS_KEY, which every request is signed with. A planted AWS_REGION:
-    a pod mounts it as it mounts the keys, and SeaweedFS checks a signature in whatever region the request names. (A planted
-    AWS_SESSION_TOKEN would end every pod: SeaweedFS answers 403 to a token that it did not issue; that those refusals do
-    not repeat the token is tested in tests/contract.) And a value that no pod asked for: pods get keys, not whole Secrets.
+    Three values are looked for. The random AWS_SECRET_ACCESS_KEY, which every request is signed with. A planted
+    AWS_REGION: a pod mounts it as it mounts the keys, and SeaweedFS checks a signature in whatever region the request
+    names. (A planted AWS_SESSION_TOKEN would end every pod: SeaweedFS answers 403 to a token that it did not issue;
+    that those refusals do not repeat it is tested in tests/contract.) And a value that no pod asked for: pods get
+    keys, not whole Secrets.
     """
     secret = world.kube.get("secret", "s3")
     assert secret
@@ -104,7 +105,7 @@ def test_planted_secret_is_nowhere(world: World) -> None:
 
 
 def test_pods_are_restricted(world: World) -> None:
-    """The namespace enforces the restricted profile (a pod that is not would be refused), and no pod carries an API token."""
+    """The namespace enforces the restricted profile (it refuses a pod that is not), and no pod carries an API token."""
     world.apply_rollout()
     world.apply(model_manifest())
     world.await_("v1 champion", lambda: world.champion() == "v1")
@@ -125,7 +126,10 @@ def _collect(world: World, logs: list[str]) -> bool:
 
 
 def _secret_keys(pods: list[dict[str, Any]]) -> set[str]:
-    """The keys of the Secret `s3` that containers get as environment variables; none may get it whole, as a volume or `envFrom`."""
+    """The keys of the Secret `s3` that containers get as environment variables.
+
+    None may get it whole, as a volume or `envFrom`.
+    """
     containers = [container for pod in pods for container in pod["spec"]["containers"]]
     assert containers
     assert not any(container.get("envFrom") for container in containers)

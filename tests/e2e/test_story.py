@@ -19,7 +19,7 @@ QUICKSTART = Path(__file__).resolve().parents[2] / "examples" / "quickstart"
 
 
 def test_story(world: World, tmp_path: Path) -> None:
-    """Champion without a canary; the cocktail gains at least five points and is promoted; the rescaled version is rolled back."""
+    """Champion without a canary; the cocktail gains five points and is promoted; the rescaled one is rolled back."""
     hosted = _hosted(world, tmp_path)
     story = Story(world.kube, Console(width=150, soft_wrap=True), hosted)
     plain = first_act(story)

@@ -27,7 +27,7 @@ def failed(world: World, reason: str, timeout: float = 180) -> dict[str, Any]:
 
 
 def test_preempted_training_resumes_from_its_checkpoint(world: World) -> None:
-    """The pod is evicted mid-training: checkpoint, exit 75, a second attempt that resumes and does not count as a retry."""
+    """The pod is evicted mid-training: checkpoint, exit 75, a second attempt that resumes and is not a retry."""
     engine = torch_engine()
     training = {**model_manifest()["spec"]["training"], "retries": 0, "checkpoint": {"interval": "5s"}}
     world.apply(model_manifest(engine=engine, training=training))
@@ -53,7 +53,7 @@ def test_preempted_training_resumes_from_its_checkpoint(world: World) -> None:
 
 
 def test_divergence_is_final(world: World) -> None:
-    """The largest learning rate that the schema allows makes the loss NaN: exit 43, reason Diverged, diagnosis F7, no second attempt."""
+    """The largest learning rate of the schema makes the loss NaN: exit 43, Diverged, diagnosis F7, no retry."""
     engine = torch_engine(optimizer={"sgd": {"learningRate": 10.0, "momentum": 0.99}}, epochs=50)
     world.apply(model_manifest(engine=engine, regularizers={}))
     failed(world, "Diverged")
@@ -77,7 +77,7 @@ def test_incompatible_cocktail_is_refused_before_any_job(world: World) -> None:
 
 
 def test_config_that_only_the_trainer_can_refuse(world: World) -> None:
-    """An estimator parameter that scikit-learn does not know: exit 42, reason InvalidConfig, its name in the message, no retry."""
+    """An estimator parameter that scikit-learn does not know: exit 42, InvalidConfig, its name is told, no retry."""
     world.apply(
         model_manifest(engine={"sklearn": {"estimator": "logisticRegression", "params": {"no_such_parameter": 1}}})
     )

@@ -18,8 +18,9 @@ PROGRAMS = ("kubectl", "kind", "helm", "docker", "podman")
 class Machine:
     """What the stand-ins answer from and were asked.
 
-    World: `engine` (the one that runs, or None), `clusters` (that kind knows), `contexts` (of the user's kubeconfig), `answers`
-    (whether the API does), `may_not` ("verb resource" that the user may not), `unauthorized`, `create_fails`, `gpus`.
+    World: `engine` (the one that runs, or None), `clusters` (that kind knows), `contexts` (of the user's kubeconfig),
+    `answers` (whether the API does), `may_not` ("verb resource" that the user may not), `unauthorized`,
+    `create_fails`, `gpus`.
     """
 
     bin: Path

@@ -1,8 +1,8 @@
 """Stands in for kubectl, kind, docker, podman and helm: records how it was called and answers in their words.
 
-It is run under each of those names, isolated (`python -IS`), beside a `world.json` that says what there is, and appends each
-call to `calls.jsonl`. The answers of kubectl and docker were taken down from the real clients, kind's from its sources; a call
-that no test needs ends with 64.
+It is run under each of those names, isolated (`python -IS`), beside a `world.json` that says what there is, and appends
+each call to `calls.jsonl`. The answers of kubectl and docker were taken down from the real clients, kind's from its
+sources; a call that no test needs ends with 64.
 """
 
 from __future__ import annotations

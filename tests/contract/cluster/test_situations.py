@@ -28,7 +28,7 @@ def create(name: str = "demo") -> str:
     return f"kind create cluster --name {name} --kubeconfig STATE/{name}/kubeconfig --wait 180s --config {KIND_CONFIG}"
 
 
-# --- 1: a named context ---------------------------------------------------------------------------------------------------
+# --- 1: a named context ---------------------------------------------------------------
 def test_a_named_context_is_read_asked_and_kept(machine: Machine) -> None:
     machine.set(contexts=["prod", "other"], answers=True)
     assert cli.main([*UP, "--context", "prod"]) == 0
@@ -101,7 +101,7 @@ def test_another_context_under_the_same_name_is_refused(machine: Machine, capsys
     assert machine.commands() == []
 
 
-# --- 2: docker or podman --------------------------------------------------------------------------------------------------
+# --- 2: docker or podman --------------------------------------------------------------
 @ENGINES
 def test_a_cluster_is_made_on_an_engine(machine: Machine, engine: str, question: str) -> None:
     machine.set(engine=engine)

@@ -66,7 +66,8 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Workshop,
     store.folder().mkdir(parents=True)
     root = tmp_path / "repo"
     for name, text in {
-        "images/demo/Dockerfile": "ARG BASE_IMAGE=x\nFROM ${BASE_IMAGE} AS deps\nCOPY req.txt /\n\nFROM ${DEPS}\nCOPY src /\n",
+        "images/demo/Dockerfile": "ARG BASE_IMAGE=x\nFROM ${BASE_IMAGE} AS deps\nCOPY req.txt /\n"
+        "\nFROM ${DEPS}\nCOPY src /\n",
         "req.txt": "a",
         "src/run.sh": "b",
         "secret.txt": "never in a context",
