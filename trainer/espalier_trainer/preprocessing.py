@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from espalier_trainer.data.dataset import Dataset
@@ -44,6 +46,11 @@ class Standardizer:
             target_mean, target_scale = float(train.y.mean()), float(train.y.std()) or 1.0
         return cls(train.features, mean.astype(np.float32), factor.astype(np.float32), target_mean, target_scale)
 
+    @property
+    def spread(self) -> npt.NDArray[np.float32]:
+        """1 / factor per feature, 0 where the factor is 0: raw x = standardized x * spread + mean."""
+        return np.divide(1.0, self.factor, out=np.zeros_like(self.factor), where=self.factor != 0)
+
     def apply(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Raw (rows, features) to standardized, with the graph's own operations in its own precision."""
         return np.asarray((x - self.mean) * self.factor, dtype=np.float32)
@@ -55,6 +62,19 @@ class Standardizer:
     def value(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Standardized values (rows, 1) to the target's unit (rows,)."""
         return np.asarray(scores[:, 0] * self.target_scale + self.target_mean)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Standardizer:
+        """The inverse of `to_json`, for a fit that holds on to another model's weights.
+
+        ValueError when its digest says that there was more.
+        """
+        steps, target = told["standardize"], told["target"]
+        mean, factor = (np.asarray(steps[name], dtype=np.float32) for name in ("mean", "factor"))
+        found = cls(tuple(told["features"]), mean, factor, float(target["mean"]), float(target["scale"]))
+        if found.to_json()["digest"] != told["digest"]:
+            raise ValueError("it holds steps that this release does not know")
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """What was done and a digest of it, for preprocessing.json."""

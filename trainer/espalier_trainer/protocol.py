@@ -66,6 +66,8 @@ class PlanContext:
     extra: frozenset[str] = frozenset()  # blocks that got a dataset of their own (safety)
     references: Mapping[str, Reference] = field(default_factory=dict)  # by the name that blocks use for them
     class_counts: tuple[int, ...] = ()  # training rows of each class
+    location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location; None: x is raw
+    scale: npt.NDArray[np.float32] | None = None
     image: tuple[int, int, int] | None = None  # channels, height, width, when the architecture says that features are pixels
 
 
@@ -139,6 +141,7 @@ class FitView:
     extra: Mapping[str, Batch]  # whole datasets by block name (safety)
     forward: Callable[[Tensor], Tensor]  # x (rows, features) to scores, in the model's current mode, with autocast
     rows: Callable[[Tensor, Batch], Tensor]  # (scores, batch) to the data loss of each row (rows,) that is in force
+    recording: Callable[[], bool]  # True during the batch's own forward pass: what modules remember belongs to it
     regression: bool
     classes: int
     total: int  # optimizer steps of the whole fit

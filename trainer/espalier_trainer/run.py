@@ -80,6 +80,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     if (there := publishing.published(store, job)) is not None:
         say("already-published", digest=there[1])
         return _result(there[0].metrics, there[1], there[0].content_sha256, began, **_recorded(store))
+    signer = import_module("espalier_trainer.export.sign").read_signer(job.signing) if job.signing is not None else None
     world.board.phase("LoadingData")
     prepared = prepare(job, world)
     (name, config), *_ = job.engine.chosen().items()
@@ -91,7 +92,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     package, provenance = _package(job, engine, fitted, evaluations, prepared)
     world.preemption.check("publishing")
     world.board.phase("Publishing")
-    manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"])
+    manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"], signer)
     if checkpoints is not None:
         checkpoints.clear()
     return _result(
@@ -114,7 +115,8 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     data = dataset.build(table, data_spec(job))
     rows = splits.split(data, job.data.split)
     parts = {name: data.take(index) for name, index in rows.items()}
-    standardizer = Standardizer.fit(parts["train"])
+    others, found = _references(job, world)
+    standardizer = others.preprocess(job, found, parts["train"]) if found else Standardizer.fit(parts["train"])
     positive = job.task.positive_class
     if positive is not None and positive not in data.classes:
         raise InvalidConfigError(
@@ -137,6 +139,9 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
         features=data.features,
         splits=frozenset(name for name, one in parts.items() if len(one)),
         target_scale=standardizer.target_scale,
+        location=standardizer.mean,
+        scale=standardizer.spread,
+        references=others.ready(found, parts, standardizer) if found else {},
     )
     say(
         "data",
@@ -148,6 +153,14 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     index = None if positive is None else data.classes.index(positive)
     question = question_of(job, world.open_store, index, fit)
     return Prepared(parts, standardizer, fit, question, digest, content)
+
+
+def _references(job: TrainingJob, world: World) -> tuple[Any, Mapping[str, Any]]:
+    """The module that knows other models, and those that blocks name; nothing is imported when there is none."""
+    if not job.regularizers.references():
+        return None, {}
+    module = import_module("espalier_trainer.references")
+    return module, module.fetch(job, world.open_store)
 
 
 def group_codes(parts: Mapping[str, Dataset]) -> dict[str, dict[str, npt.NDArray[np.int64]]]:

@@ -16,8 +16,18 @@ TORCH: Final = frozenset(
         "weightDecay",
         "l1",
         "elasticNet",
+        "structuredSparsity",
+        "reparameterization",
+        "spectralNorm",
+        "maxMargin",
         "gradientClipping",
         "dropout",
+        "dropConnect",
+        "mcDropout",
+        "augmentation",
+        "batchMixing",
+        "informationBottleneck",
+        "latent",
         "noiseInjection",
         "labelSmoothing",
         "robustLoss",
@@ -25,11 +35,13 @@ TORCH: Final = frozenset(
         "weightAveraging",
         "earlyStopping",
         "calibration",
+        "functional",
+        "distillation",
     }
 )
 """Blocks that engine.torch trains."""
 
-KEPT: Final[frozenset[str]] = frozenset({"R8"})
+KEPT: Final[frozenset[str]] = frozenset({"R8", "R33"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
 A trainer room that keeps one of them adds its id in the same change, with a test of it (`proof` takes rule ids as well).
@@ -38,21 +50,34 @@ A trainer room that keeps one of them adds its id in the same change, with a tes
 _WEIGHTED: Final = frozenset({"sampleWeighting"})
 _CALIBRATED: Final = frozenset({"calibration"}) | _WEIGHTED
 
+_PROBABLE: Final = frozenset({"classRebalancing"}) | _CALIBRATED
+_STOPPED: Final = frozenset({"l2", "earlyStopping"})
+
 SKLEARN: Final[dict[tuple[str, str], frozenset[str]]] = {
-    ("logisticRegression", "classification"): frozenset({"l2", "l1", "elasticNet"}) | _CALIBRATED,
+    ("logisticRegression", "classification"): frozenset({"l2", "l1", "elasticNet"}) | _PROBABLE,
     ("ridge", "regression"): frozenset({"l2"}) | _WEIGHTED,
     ("lasso", "regression"): frozenset({"l1"}) | _WEIGHTED,
     ("elasticNet", "regression"): frozenset({"l1", "l2", "elasticNet"}) | _WEIGHTED,
-    ("randomForest", "classification"): _CALIBRATED,
+    ("svc", "classification"): frozenset({"l2"}) | _CALIBRATED,
+    ("svr", "regression"): frozenset({"l2"}) | _WEIGHTED,
+    ("randomForest", "classification"): _PROBABLE,
     ("randomForest", "regression"): _WEIGHTED,
-    ("histGradientBoosting", "classification"): frozenset({"l2"}) | _CALIBRATED,
-    ("histGradientBoosting", "regression"): frozenset({"l2"}) | _WEIGHTED,
+    ("histGradientBoosting", "classification"): _STOPPED | _PROBABLE,
+    ("histGradientBoosting", "regression"): _STOPPED | _WEIGHTED,
+    ("mlp", "classification"): _STOPPED | _PROBABLE,
+    ("mlp", "regression"): _STOPPED | _WEIGHTED,
 }
 """(estimator, task type) -> blocks that engine.sklearn turns into parameters. A pair that is not here cannot be trained."""
 
+SKLEARN_NEEDS: Final[dict[str, frozenset[str]]] = {
+    "svc": frozenset({"l2", "calibration"}),
+    "svr": frozenset({"l2"}),
+}
+"""Blocks without which an estimator cannot be trained (C = 1/(n strength)) or served (margins are no probabilities)."""
+
 _BOOSTED: Final = frozenset({"l2", "l1", "elasticNet", "dropout", "earlyStopping"}) | _WEIGHTED
 XGBOOST: Final[dict[str, frozenset[str]]] = {
-    "classification": _BOOSTED | _CALIBRATED | {"classRebalancing"},
+    "classification": _BOOSTED | _PROBABLE,
     "regression": _BOOSTED,
 }
 """Task type -> blocks that engine.xgboost turns into parameters."""

@@ -53,7 +53,7 @@ def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 
 def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
     """Blocks that are trained, but not in every variant of the API."""
-    calibration, dropout, robust, l1 = blocks.calibration, blocks.dropout, blocks.robust_loss, blocks.l1
+    calibration, dropout, robust = blocks.calibration, blocks.dropout, blocks.robust_loss
     yield (
         calibration is not None and calibration.method != "temperature",
         "regularizers.calibration.method",
@@ -69,4 +69,3 @@ def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
         "regularizers.robustLoss.kind: biTempered",
         "Use gce or symmetricCE",
     )
-    yield l1 is not None and l1.method != "proximal", "regularizers.l1.method: hadamard", "Use proximal"

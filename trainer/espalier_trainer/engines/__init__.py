@@ -44,6 +44,8 @@ class FitData:
     features: tuple[str, ...]
     splits: frozenset[str]  # names of all splits that have rows
     target_scale: float = 1.0  # the target's standard deviation in its own unit; 1 for classification
+    location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location
+    scale: npt.NDArray[np.float32] | None = None
     extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
     references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use
 

@@ -41,11 +41,6 @@ class Penalties:
             l1, l2 = l1 + both.strength * both.l1_ratio, l2 + both.strength * (1 - both.l1_ratio)
         return cls(l1, l2)
 
-    @property
-    def total(self) -> float:
-        """l1 + l2: scikit-learn's overall strength in its elastic-net form."""
-        return self.l1 + self.l2
-
     def contributions(
         self, blocks: Mapping[str, Any], loss: float, norm1: float, norm2: float
     ) -> dict[str, Contribution]:

@@ -1,13 +1,14 @@
 """What each block becomes for each estimator. Units are the API's (mean loss + lambda/2 ||w||^2 + lambda ||w||_1), so the table holds the
-translation to scikit-learn's sums: Ridge(alpha = n lambda), Lasso(alpha = lambda), LogisticRegression(C = 1/(n lambda)).
+translation to scikit-learn's sums: Ridge(alpha = n lambda), Lasso(alpha = lambda), LogisticRegression, SVC and SVR(C = 1/(n lambda)).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from espalier_trainer.engines.classical import refuse_foreign, refuse_owned, refuse_rebalancing
 from espalier_trainer.errors import InvalidConfigError
 
 if TYPE_CHECKING:
@@ -15,23 +16,17 @@ if TYPE_CHECKING:
 
     from espalier_api.regularizers import Block
 
+Parameters = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
-class Penalties:
-    """The declared penalties as lambdas of ||w||_1 and ||w||^2 / 2."""
+class Asked:
+    """What a job says: penalties, n (row weights summed) and the spec's params."""
 
-    l1: float = 0.0
-    l2: float = 0.0
-
-    @classmethod
-    def of(cls, blocks: Mapping[str, Any]) -> Penalties:
-        """From the blocks l1, l2 and elasticNet."""
-        l1 = blocks["l1"].strength if "l1" in blocks else 0.0
-        l2 = blocks["l2"].strength if "l2" in blocks else 0.0
-        if "elasticNet" in blocks:
-            both = blocks["elasticNet"]
-            l1, l2 = both.strength * both.l1_ratio, both.strength * (1 - both.l1_ratio)
-        return cls(l1, l2)
+    l1: float
+    l2: float
+    n: float
+    params: Mapping[str, Any]
 
     @property
     def total(self) -> float:
@@ -39,7 +34,7 @@ class Penalties:
         return self.l1 + self.l2
 
 
-Parameters = dict[str, Any]
+Kind = Literal["linear", "forest", "boosted", "kernel", "network"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,90 +42,132 @@ class Estimator:
     """One estimator for one task: its class, the blocks that it honours and what they become for `n` rows (weights summed)."""
 
     path: str  # module:Class
+    kind: Kind
     blocks: frozenset[str]
-    parameters: Callable[[Penalties, float], Parameters]
+    parameters: Callable[[Asked], Parameters]
     owned: frozenset[str]  # parameters that blocks or the engine set; refused in `params`
-    linear: bool = True
+    needs: frozenset[str] = frozenset()  # blocks without which it cannot be trained or served
     seeded: bool = True
 
 
-def _logistic(penalties: Penalties, n: float) -> Parameters:
+def _logistic(asked: Asked) -> Parameters:
     """Without a penalty C is infinite. saga is the solver that knows every mixture; lbfgs is faster for the smooth case."""
-    c = 1.0 / (n * penalties.total) if penalties.total else math.inf
-    ratio = penalties.l1 / penalties.total if penalties.total else 0.0
+    c = 1.0 / (asked.n * asked.total) if asked.total else math.inf
+    ratio = asked.l1 / asked.total if asked.total else 0.0
     if ratio == 0.0:
         return {"C": c, "l1_ratio": 0.0, "solver": "lbfgs", "max_iter": 10_000, "tol": 1e-7}
     return {"C": c, "l1_ratio": ratio, "solver": "saga", "max_iter": 10_000, "tol": 1e-6}
 
 
-def _ridge(penalties: Penalties, n: float) -> Parameters:
-    return {"alpha": n * penalties.l2}
+def _ridge(asked: Asked) -> Parameters:
+    return {"alpha": asked.n * asked.l2}
 
 
-def _lasso(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - a mean already
-    return {"alpha": penalties.l1, "max_iter": 100_000, "tol": 1e-10}
+def _lasso(asked: Asked) -> Parameters:
+    """A mean already."""
+    return {"alpha": asked.l1, "max_iter": 100_000, "tol": 1e-10}
 
 
-def _elastic_net(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - a mean already
-    ratio = penalties.l1 / penalties.total if penalties.total else 0.0
-    return {"alpha": penalties.total, "l1_ratio": ratio, "max_iter": 100_000, "tol": 1e-10}
+def _elastic_net(asked: Asked) -> Parameters:
+    """A mean already."""
+    ratio = asked.l1 / asked.total if asked.total else 0.0
+    return {"alpha": asked.total, "l1_ratio": ratio, "max_iter": 100_000, "tol": 1e-10}
 
 
-def _boosting(penalties: Penalties, n: float) -> Parameters:
-    """Boosting sums the loss over rows, so lambda of a mean becomes n lambda; early stopping has a block of its own."""
-    return {"l2_regularization": n * penalties.l2, "early_stopping": False}
+def _boosting(asked: Asked) -> Parameters:
+    """Boosting sums the loss over rows, so lambda of a mean becomes n lambda. Its own early stopping would split the training rows."""
+    return {"l2_regularization": n * asked.l2, "early_stopping": False}
 
 
-def _nothing(penalties: Penalties, n: float) -> Parameters:  # noqa: ARG001 - nothing to set
+def _machine(asked: Asked) -> Parameters:
+    """1/2 ||w||^2 + C sum of losses, divided by C n: lambda = 1/(n C). Without l2 C would be infinite; `needs` refuses that."""
+    return {"C": 1.0 / (asked.n * asked.l2) if asked.l2 else 1.0}
+
+
+def _network(asked: Asked) -> Parameters:
+    """A step adds alpha/2 ||w||^2 divided by the rows of its batch (`_compute_loss_grad`): alpha = lambda times those rows.
+
+    The last batch of an epoch may be smaller, and is then penalized more by scikit-learn.
+    """
+    size = asked.params.get("batch_size", "auto")
+    batch = min(200.0 if size == "auto" else float(size), asked.n)
+    batch = asked.n if asked.params.get("solver") == "lbfgs" else batch
+    return {"alpha": batch * asked.l2, "early_stopping": False}
+
+
+def _nothing(asked: Asked) -> Parameters:  # noqa: ARG001 - nothing to set
     return {}
 
 
 _WEIGHTED: Final = frozenset({"sampleWeighting"})
 _CALIBRATED: Final = frozenset({"calibration"}) | _WEIGHTED
-_LOGISTIC_OWNED: Final = frozenset({"C", "l1_ratio", "penalty", "solver", "random_state", "class_weight"})
+_PROBABLE: Final = frozenset({"classRebalancing"}) | _CALIBRATED
+_STOPPED: Final = frozenset({"l2", "earlyStopping"})
+_SEED: Final = frozenset({"random_state"})
+_LOGISTIC_OWNED: Final = frozenset({"C", "l1_ratio", "penalty", "solver", "class_weight"}) | _SEED
+_BOOSTED_OWNED: Final = _SEED | {
+    *("l2_regularization", "early_stopping", "validation_fraction", "n_iter_no_change", "scoring", "warm_start"),
+    *("class_weight", "categorical_features"),
+}
+_MACHINE_OWNED: Final = _SEED | {"C", "class_weight", "probability", "decision_function_shape", "break_ties"}
+_NETWORK_OWNED: Final = _SEED | {"alpha", "early_stopping", "validation_fraction", "warm_start"}
 
 ESTIMATORS: Final[dict[tuple[str, str], Estimator]] = {
     ("logisticRegression", "classification"): Estimator(
         "sklearn.linear_model:LogisticRegression",
-        frozenset({"l2", "l1", "elasticNet"}) | _CALIBRATED,
+        "linear",
+        frozenset({"l2", "l1", "elasticNet"}) | _PROBABLE,
         _logistic,
         _LOGISTIC_OWNED,
     ),
     ("ridge", "regression"): Estimator(
-        "sklearn.linear_model:Ridge", frozenset({"l2"}) | _WEIGHTED, _ridge, frozenset({"alpha", "random_state"})
+        "sklearn.linear_model:Ridge", "linear", frozenset({"l2"}) | _WEIGHTED, _ridge, frozenset({"alpha"}) | _SEED
     ),
     ("lasso", "regression"): Estimator(
-        "sklearn.linear_model:Lasso", frozenset({"l1"}) | _WEIGHTED, _lasso, frozenset({"alpha", "random_state"})
+        "sklearn.linear_model:Lasso", "linear", frozenset({"l1"}) | _WEIGHTED, _lasso, frozenset({"alpha"}) | _SEED
     ),
     ("elasticNet", "regression"): Estimator(
         "sklearn.linear_model:ElasticNet",
+        "linear",
         frozenset({"l1", "l2", "elasticNet"}) | _WEIGHTED,
         _elastic_net,
-        frozenset({"alpha", "l1_ratio", "random_state"}),
+        frozenset({"alpha", "l1_ratio"}) | _SEED,
+    ),
+    ("svc", "classification"): Estimator(
+        "sklearn.svm:SVC",
+        "kernel",
+        frozenset({"l2"}) | _CALIBRATED,
+        _machine,
+        _MACHINE_OWNED,
+        needs=frozenset({"l2", "calibration"}),
+        seeded=False,
+    ),
+    ("svr", "regression"): Estimator(
+        "sklearn.svm:SVR",
+        "kernel",
+        frozenset({"l2"}) | _WEIGHTED,
+        _machine,
+        _MACHINE_OWNED,
+        needs=frozenset({"l2"}),
+        seeded=False,
     ),
     ("randomForest", "classification"): Estimator(
-        "sklearn.ensemble:RandomForestClassifier",
-        _CALIBRATED,
-        _nothing,
-        frozenset({"random_state", "class_weight"}),
-        linear=False,
+        "sklearn.ensemble:RandomForestClassifier", "forest", _PROBABLE, _nothing, frozenset({"class_weight"}) | _SEED
     ),
     ("randomForest", "regression"): Estimator(
-        "sklearn.ensemble:RandomForestRegressor", _WEIGHTED, _nothing, frozenset({"random_state"}), linear=False
+        "sklearn.ensemble:RandomForestRegressor", "forest", _WEIGHTED, _nothing, _SEED
     ),
     ("histGradientBoosting", "classification"): Estimator(
-        "sklearn.ensemble:HistGradientBoostingClassifier",
-        frozenset({"l2"}) | _CALIBRATED,
-        _boosting,
-        frozenset({"l2_regularization", "early_stopping", "random_state", "class_weight"}),
-        linear=False,
+        "sklearn.ensemble:HistGradientBoostingClassifier", "boosted", _STOPPED | _PROBABLE, _boosting, _BOOSTED_OWNED
     ),
     ("histGradientBoosting", "regression"): Estimator(
-        "sklearn.ensemble:HistGradientBoostingRegressor",
-        frozenset({"l2"}) | _WEIGHTED,
-        _boosting,
-        frozenset({"l2_regularization", "early_stopping", "random_state"}),
-        linear=False,
+        "sklearn.ensemble:HistGradientBoostingRegressor", "boosted", _STOPPED | _WEIGHTED, _boosting, _BOOSTED_OWNED
+    ),
+    ("mlp", "classification"): Estimator(
+        "sklearn.neural_network:MLPClassifier", "network", _STOPPED | _PROBABLE, _network, _NETWORK_OWNED
+    ),
+    ("mlp", "regression"): Estimator(
+        "sklearn.neural_network:MLPRegressor", "network", _STOPPED | _WEIGHTED, _network, _NETWORK_OWNED
     ),
 }
 
@@ -145,25 +182,19 @@ def find(name: str, task: str) -> Estimator:
     )
 
 
-def refuse_foreign(name: str, estimator: Estimator, blocks: Mapping[str, Block], params: Mapping[str, Any]) -> None:
-    """R38: a block this estimator has no parameter for; a parameter that a block owns; a refinement that only torch has."""
-    for block, config in blocks.items():
-        if block not in estimator.blocks:
-            raise InvalidConfigError(
-                f"R38: regularizers.{block}: engine.sklearn {name} has nothing that it could become, and a declared block is never "
-                f"ignored; it honours {', '.join(sorted(estimator.blocks)) or 'no blocks'}. Remove the block or use engine.torch"
-            )
-        for field in ("target", "schedule"):
-            if getattr(config, field, None) is not None:
-                raise InvalidConfigError(
-                    f"R38: regularizers.{block}.{field}: scikit-learn penalizes all coefficients alike, all the time; remove the field"
-                )
-    if blocks.get("l1") is not None and getattr(blocks["l1"], "method", "proximal") != "proximal":
+def refuse(name: str, estimator: Estimator, blocks: Mapping[str, Block], params: Mapping[str, Any]) -> None:
+    """R38: a block this estimator has no parameter for; a parameter that a block owns; a block that it cannot do without."""
+    refuse_foreign(f"engine.sklearn {name}", estimator.blocks, blocks)
+    rebalancing: Any = blocks.get("classRebalancing")
+    refuse_rebalancing(rebalancing, f"engine.sklearn {name}", adjusts=False)
+    refuse_owned("sklearn", estimator.owned, params)
+    why = {
+        "l2": "its strength is C = 1/(n strength), and without it C is infinite; add regularizers.l2",
+        "calibration": "its margins become probabilities only by a fitted temperature; add regularizers.calibration",
+    }
+    for block in sorted(estimator.needs - set(blocks)):
+        raise InvalidConfigError(f"R38: engine.sklearn.estimator: {name} needs {block}: {why[block]}")
+    if params.get("solver") == "lbfgs" and "earlyStopping" in blocks:
         raise InvalidConfigError(
-            "R38: regularizers.l1.method: hadamard is a torch reparameterization; remove the field"
+            "R38: regularizers.earlyStopping: solver lbfgs has no epochs to stop at; use adam or sgd, or remove the block"
         )
-    for key in params:
-        if key in estimator.owned:
-            raise InvalidConfigError(
-                f"engine.sklearn.params.{key}: this parameter is set from regularizers and the seed; remove it from params"
-            )

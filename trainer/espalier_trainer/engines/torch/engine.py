@@ -79,6 +79,8 @@ class TorchEngine:
             groups=frozenset(data.train.groups),
             extra=frozenset(data.extra),
             references=data.references,
+            location=data.location,
+            scale=data.scale,
             image=self._image(),
             class_counts=tuple(np.bincount(data.train.y, minlength=data.classes).tolist()) if data.classes else (),
         )

@@ -94,6 +94,7 @@ class Fit:
             extra={name: part.all() for name, part in extra.items()},
             forward=self.objective.forward,
             rows=self.objective.rows,
+            recording=lambda: self.objective.recording,
             regression=self.settings.regression,
             classes=outputs,
             total=self.total,

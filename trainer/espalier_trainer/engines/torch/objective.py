@@ -51,6 +51,7 @@ class Objective:
         self.adjusting = acting(blocks, "adjust_scores")
         self.mixing = acting(blocks, "mix_loss")
         self.terms = acting(blocks, "loss_terms")
+        self.recording = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores (rows, outputs) in the precision of `x`."""
@@ -75,7 +76,9 @@ class Objective:
         self, batch: Batch, step: Step, parameters: Sequence[nn.Parameter], audit: Audit | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The data loss (scalar) and the terms by block name (scalars), with the gradient audit of this step if there is one."""
+        self.recording = True  # activations of this pass are the batch's; passes of blocks (attacks) are not
         scores = self.forward(batch.x)
+        self.recording = False
         plain = losses.mean(self.plain(scores, batch), batch.weight) if audit else None
         rows = self.rows(scores, batch)
         data = losses.mean(rows, batch.weight)

@@ -1,0 +1,55 @@
+"""What is exported answers as the trained network does, whatever surgery was done to it: onnxruntime is the oracle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from espalier_trainer.engines.torch.architectures.mlp import Mlp
+from espalier_trainer.engines.torch.convert import append
+from espalier_trainer.export.graph import IR_VERSION, OPSET, Graph
+from tests.unit.trainer.problems import classification, solve
+
+SURGERIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "dropout": {"dropout": {"p": 0.3}},
+    "noise": {"noiseInjection": {"site": "activation"}},
+    "weightNoise": {"noiseInjection": {"site": "weight"}},
+    "dropConnect": {"dropConnect": {"p": 0.3}},
+    "factors": {"l1": {"method": "hadamard"}},
+    "weightNorm": {"reparameterization": {"kind": "weightNorm"}},
+    "orthogonal": {"reparameterization": {"kind": "orthogonal"}},
+    "bound": {"spectralNorm": {"mode": "bound", "bound": 0.8}},
+    "bottleneck": {"informationBottleneck": {"dim": 4}},
+}
+
+
+def answers(module: torch.nn.Module, x: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The module's graph, run by onnxruntime on x (rows, features) in float32."""
+    graph = Graph()
+    scores = append(graph, module, "x")
+    proto = helper.make_graph(
+        graph.nodes,
+        "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", x.shape[1]])],
+        [helper.make_tensor_value_info(scores, TensorProto.FLOAT, None)],
+        graph.constants,
+    )
+    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"x": x.float().numpy()})[0])
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("name", SURGERIES)
+def test_graphs_answer_as_the_network_does(name: str, residual: bool) -> None:
+    torch.manual_seed(0)
+    model = Mlp(5, [8, 8], 3, "gelu", residual=residual).double()
+    fit = solve(classification(80), SURGERIES[name], kind="adam", rate=0.01, steps=30, batch=40, model=model)
+    x = torch.randn(64, 5, dtype=torch.float64)
+    assert np.abs(answers(fit.model, x) - fit.scores(x).numpy()).max() < 1e-5
