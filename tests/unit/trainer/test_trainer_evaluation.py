@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,9 @@ from espalier_trainer.diagnosis import Signals, diagnose
 from espalier_trainer.engines import Contribution, Part
 from espalier_trainer.evaluation import baseline, calibration, intervals, metrics
 
+if TYPE_CHECKING:
+    from tests.conftest import Prove
+
 
 def logits(n: int = 4000, classes: int = 4, seed: int = 0, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Scores whose softmax at `temperature` is the truth."""
@@ -24,10 +29,10 @@ def logits(n: int = 4000, classes: int = 4, seed: int = 0, temperature: float = 
     return temperature * z, y
 
 
-def test_temperature_three_is_recovered_and_decisions_stay() -> None:
+def test_temperature_three_is_recovered_and_decisions_stay(proof: Prove) -> None:
     z, y = logits(100_000, temperature=3.0)
     found = calibration.fit_temperature(z, y)
-    assert found == pytest.approx(3.0, abs=0.03)
+    proof("calibration", "labels drawn at temperature 3: distance of the fitted one", abs(found - 3.0), at_most=0.03)
     assert np.array_equal((z / found).argmax(axis=1), z.argmax(axis=1))
     assert calibration.log_loss(z, y, found) < calibration.log_loss(z, y)
 

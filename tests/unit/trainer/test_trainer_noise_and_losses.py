@@ -152,18 +152,19 @@ def test_weight_noise_has_the_declared_size() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.3])
-def test_label_smoothing_is_torchs_and_the_closed_form(epsilon: float) -> None:
+def test_label_smoothing_is_torchs_and_the_closed_form(epsilon: float, proof: Prove) -> None:
     (block,) = blocks({"labelSmoothing": {"epsilon": epsilon}})
     scores = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = torch.arange(40) % 5
     ours = block.data_loss(scores, Batch(scores, y), coefficient(epsilon))
-    assert_allclose(ours, F.cross_entropy(scores, y, reduction="none", label_smoothing=epsilon), atol=2e-15)
+    theirs = F.cross_entropy(scores, y, reduction="none", label_smoothing=epsilon)
+    proof("labelSmoothing", "torch cross_entropy(label_smoothing)", float((ours - theirs).abs().max()), at_most=2e-15)
     log_p = F.log_softmax(scores, -1)
     closed = -(1 - epsilon) * log_p[range(40), y] - epsilon * log_p.mean(-1)
-    assert_allclose(ours, closed, atol=2e-15)
+    proof("labelSmoothing", "closed form of the loss", float((ours - closed).abs().max()), at_most=2e-15)
 
 
-def test_label_smoothing_has_its_optimal_logit_gap() -> None:
+def test_label_smoothing_has_its_optimal_logit_gap(proof: Prove) -> None:
     """At the optimum the true logit is ln((K - (K-1) e) / e) above the others."""
     classes, epsilon = 4, 0.2
     x = np.eye(classes).repeat(5, axis=0)
@@ -171,19 +172,27 @@ def test_label_smoothing_has_its_optimal_logit_gap() -> None:
     fit = solve(problem, {"labelSmoothing": {"epsilon": epsilon}}, rate=2.0, steps=3000, options={"momentum": 0.9})
     logits = weights(fit) + fit.parameters["head.bias"].detach().numpy()[:, None]
     gap = np.diag(logits) - (logits.sum(axis=0) - np.diag(logits)) / (classes - 1)
-    assert_allclose(gap, math.log((classes - (classes - 1) * epsilon) / epsilon), atol=1e-9)
+    closed = math.log((classes - (classes - 1) * epsilon) / epsilon)
+    proof(
+        "labelSmoothing",
+        "ln((K - (K-1) e) / e): logit gap at the optimum",
+        float(abs(gap - closed).max()),
+        at_most=1e-9,
+    )
 
 
-def test_generalized_cross_entropy_has_its_limits() -> None:
+def test_generalized_cross_entropy_has_its_limits(proof: Prove) -> None:
     scores = torch.randn(30, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     y = torch.arange(30) % 6
     hot = F.one_hot(y, 6).double()
     p = F.softmax(scores, -1)[range(30), y]
-    assert_allclose(gce(scores, hot, 1e-9), F.cross_entropy(scores, y, reduction="none"), rtol=1e-7)
+    apart = gce(scores, hot, 1e-9) / F.cross_entropy(scores, y, reduction="none") - 1
+    proof("robustLoss", "gce at q = 1e-9 is torch's cross_entropy, relative", float(apart.abs().max()), at_most=1e-7)
     assert_allclose(gce(scores, hot, 1.0), 1 - p, atol=1e-15)
     assert_allclose(gce(scores, hot, 0.7), (1 - p**0.7) / 0.7, atol=1e-15)
     mae = (F.softmax(scores, -1) - hot).abs().sum(-1)
-    assert_allclose(gce(scores, hot, 1.0), mae / 2, atol=1e-15)
+    apart = gce(scores, hot, 1.0) - mae / 2
+    proof("robustLoss", "gce at q = 1 is half the mean absolute error", float(apart.abs().max()), at_most=1e-15)
 
 
 def test_symmetric_cross_entropy_is_its_formula() -> None:
@@ -206,7 +215,7 @@ def test_losses_fit_their_task() -> None:
         solve(regression(), {"labelSmoothing": {}}, steps=1)
 
 
-def test_moving_average_is_torchs_recursion() -> None:
+def test_moving_average_is_torchs_recursion(proof: Prove) -> None:
     """Bit by bit torch's AveragedModel with get_ema_multi_avg_fn, over the steps of a plain fit."""
     problem = classification()
     ours = solve(problem, {"weightAveraging": {"decay": 0.97}}, kind="adam", rate=0.01, steps=40)
@@ -219,11 +228,12 @@ def test_moving_average_is_torchs_recursion() -> None:
         F.cross_entropy(model(data.x), data.y).backward()
         optimizer.step()
         averaged.update_parameters(model)
-    assert torch.equal(ours.parameters["head.weight"], averaged.module.head.weight)
+    apart = (ours.parameters["head.weight"] - averaged.module.head.weight).detach()
+    proof("weightAveraging", "torch AveragedModel with EMA: weights", float(apart.abs().max()), at_most=0.0)
     assert not torch.equal(ours.parameters["head.weight"], model.head.weight)
 
 
-def test_stochastic_weight_average_is_the_mean_of_the_last_quarter() -> None:
+def test_stochastic_weight_average_is_the_mean_of_the_last_quarter(proof: Prove) -> None:
     problem = classification()
     ours = solve(problem, {"weightAveraging": {"kind": "swa"}}, rate=0.1, steps=40)
     model = linear(problem)
@@ -235,7 +245,8 @@ def test_stochastic_weight_average_is_the_mean_of_the_last_quarter() -> None:
         F.cross_entropy(model(data.x), data.y).backward()
         optimizer.step()
         seen.append(model.head.weight.detach().clone())
-    assert_allclose(weights(ours), torch.stack(seen[30:]).mean(0), atol=1e-14)
+    apart = weights(ours) - torch.stack(seen[30:]).mean(0).numpy()
+    proof("weightAveraging", "mean of the last quarter's weights of torch SGD", float(abs(apart).max()), at_most=1e-14)
 
 
 class Remembering:
@@ -273,14 +284,14 @@ def overfitting(declared: dict[str, object], steps: int) -> tuple[object, list[f
 
 
 @pytest.mark.parametrize("monitor", ["valLoss", "refinement", "metric"])
-def test_early_stopping_stops_at_best_plus_patience_and_restores_its_bits(monitor: str) -> None:
+def test_early_stopping_stops_at_best_plus_patience_and_restores_its_bits(monitor: str, proof: Prove) -> None:
     declared = {"earlyStopping": {"monitor": monitor, "patience": 7, "minDelta": 0.0}}
     fit, _ = overfitting(declared, 400)
     (block,) = fit.blocks
     assert fit.report.epochs == block.best_epoch + 1 + 7 < 400
     again, _ = overfitting({}, block.best_epoch + 1)
-    for name, parameter in fit.parameters.items():
-        assert torch.equal(parameter, again.parameters[name]), name
+    apart = max((parameter - again.parameters[name]).abs().max().item() for name, parameter in fit.parameters.items())
+    proof("earlyStopping", "a fit that ends at the best epoch: weights", apart, at_most=0.0)
 
 
 def test_early_stopping_monitors_the_validation_loss() -> None:
