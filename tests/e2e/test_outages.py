@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 OUTAGE = 120.0  # seconds: many analysis intervals
 
 
-def second_version(world: World, **spec: object) -> None:
+def second_version(world: World, **spec: Any) -> None:
     """Apply the model with another strength: a new version, as good as the first."""
     world.apply(model_manifest(regularizers={"l2": {"strength": 0.011}}, **spec))
 

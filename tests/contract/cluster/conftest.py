@@ -26,7 +26,7 @@ class Machine:
     bin: Path
     state: Path
 
-    def set(self, **changes: Any) -> None:
+    def change(self, **changes: Any) -> None:
         """Change the world."""
         path = self.bin / "world.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -64,7 +64,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         program = made.bin / name
         program.write_text(f"#!{Path(sys.executable).resolve()} -IS\n{STAND_IN.read_text()}")
         program.chmod(0o755)
-    world = {"engine": None, "clusters": [], "contexts": [], "answers": False, "may_not": [], "unauthorized": False}
+    world: dict[str, Any] = {
+        "engine": None,
+        "clusters": [],
+        "contexts": [],
+        "answers": False,
+        "may_not": [],
+        "unauthorized": False,
+    }
     (made.bin / "world.json").write_text(json.dumps({**world, "create_fails": False, "gpus": 0}))
     # Nothing else on it: a program that is not stood in for must not be found by chance.
     monkeypatch.setenv("PATH", str(made.bin))

@@ -30,7 +30,7 @@ def create(name: str = "demo") -> str:
 
 # --- 1: a named context ---------------------------------------------------------------
 def test_a_named_context_is_read_asked_and_kept(machine: Machine) -> None:
-    machine.set(contexts=["prod", "other"], answers=True)
+    machine.change(contexts=["prod", "other"], answers=True)
     assert cli.main([*UP, "--context", "prod"]) == 0
     commands = machine.commands()
     assert commands == [
@@ -48,7 +48,7 @@ def test_a_named_context_is_read_asked_and_kept(machine: Machine) -> None:
 
 def test_the_current_context_is_never_used_unasked(machine: Machine) -> None:
     """With an engine that runs, `up` asks kind; with none, and no root's private engine wanted, nobody asks kubectl."""
-    machine.set(contexts=["prod"], answers=True, engine="docker")
+    machine.change(contexts=["prod"], answers=True, engine="docker")
     assert cli.main(UP) == 0
     assert not any(call["KUBECONFIG"] == USERS for call in machine.calls() if call["argv"][0] == "kubectl")
     assert not any("config view" in command for command in machine.commands())
@@ -72,7 +72,7 @@ def test_the_current_context_is_never_used_unasked(machine: Machine) -> None:
 def test_a_context_that_can_not_serve_is_refused_in_words(
     machine: Machine, capsys: pytest.CaptureFixture[str], world: dict[str, object], words: list[str]
 ) -> None:
-    machine.set(**{"contexts": ["prod"], "answers": True, **world})
+    machine.change(**{"contexts": ["prod"], "answers": True, **world})
     assert cli.main([*UP, "--context", "prod"]) == 1
     told = capsys.readouterr().err
     assert "remedy: " in told
@@ -84,7 +84,7 @@ def test_a_context_that_can_not_serve_is_refused_in_words(
 
 
 def test_down_only_forgets_a_context(machine: Machine) -> None:
-    machine.set(contexts=["prod"], answers=True)
+    machine.change(contexts=["prod"], answers=True)
     assert cli.main([*UP, "--context", "prod"]) == 0
     machine.forget_calls()
     assert cli.main(DOWN) == 0
@@ -93,7 +93,7 @@ def test_down_only_forgets_a_context(machine: Machine) -> None:
 
 
 def test_another_context_under_the_same_name_is_refused(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    machine.set(contexts=["prod", "stage"], answers=True)
+    machine.change(contexts=["prod", "stage"], answers=True)
     assert cli.main([*UP, "--context", "prod"]) == 0
     machine.forget_calls()
     assert cli.main([*UP, "--context", "stage"]) == 1
@@ -104,7 +104,7 @@ def test_another_context_under_the_same_name_is_refused(machine: Machine, capsys
 # --- 2: docker or podman --------------------------------------------------------------
 @ENGINES
 def test_a_cluster_is_made_on_an_engine(machine: Machine, engine: str, question: str) -> None:
-    machine.set(engine=engine)
+    machine.change(engine=engine)
     assert cli.main([*UP, "--engine", engine]) == 0
     commands = machine.commands()
     assert commands[:6] == [question, "kind get clusters", "kind get clusters", create(), *SETTLE[:2]]
@@ -123,7 +123,7 @@ def test_a_cluster_is_made_on_an_engine(machine: Machine, engine: str, question:
 
 @ENGINES
 def test_down_deletes_the_cluster_that_was_made_and_no_other(machine: Machine, engine: str, question: str) -> None:
-    machine.set(engine=engine, clusters=["neighbour"])
+    machine.change(engine=engine, clusters=["neighbour"])
     assert cli.main([*UP, "--engine", engine]) == 0
     assert machine.clusters == ["neighbour", "demo"]
     machine.forget_calls()
@@ -139,7 +139,7 @@ def test_a_cluster_of_that_name_that_others_made_is_left_alone(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It may be silent, and `up` makes silent clusters of its own anew."""
-    machine.set(engine="docker", clusters=["demo"], answers=False)
+    machine.change(engine="docker", clusters=["demo"], answers=False)
     assert cli.main([*UP, "--engine", "docker"]) == 1
     told = capsys.readouterr().err
     assert "not made by `up`" in told
@@ -150,9 +150,9 @@ def test_a_cluster_of_that_name_that_others_made_is_left_alone(
 
 
 def test_what_fell_silent_is_made_anew(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine.set(engine="docker")
+    machine.change(engine="docker")
     assert cli.main(UP) == 0
-    machine.set(answers=False)
+    machine.change(answers=False)
     machine.forget_calls()
     monkeypatch.setattr(kindcluster, "wait_for", lambda true, *_, **__: true())  # once, not for half a minute
     assert cli.main(UP) == 0
@@ -165,7 +165,7 @@ def test_what_fell_silent_is_made_anew(machine: Machine, monkeypatch: pytest.Mon
 
 
 def test_a_lost_kubeconfig_is_asked_for_again(machine: Machine) -> None:
-    machine.set(engine="docker")
+    machine.change(engine="docker")
     assert cli.main(UP) == 0
     (machine.state / "demo/kubeconfig").unlink()
     machine.forget_calls()
@@ -177,7 +177,7 @@ def test_a_lost_kubeconfig_is_asked_for_again(machine: Machine) -> None:
 def test_a_failed_create_shows_kinds_words_and_can_be_taken_down(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.set(engine="podman", create_fails=True)
+    machine.change(engine="podman", create_fails=True)
     assert cli.main([*UP, "--engine", "podman"]) == 1
     told = capsys.readouterr().err
     assert "could not find a log line" in told
@@ -199,12 +199,12 @@ def test_an_engine_that_does_not_answer_is_refused(
 def test_down_while_the_engine_is_away_keeps_what_it_needs_later(
     machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    machine.set(engine="docker")
+    machine.change(engine="docker")
     assert cli.main(UP) == 0
-    machine.set(engine=None)
+    machine.change(engine=None)
     assert cli.main(DOWN) == 1
     assert "Cannot connect to the Docker daemon" in capsys.readouterr().err
     assert "cluster.json" in machine.files("demo")
-    machine.set(engine="docker")
+    machine.change(engine="docker")
     assert cli.main(DOWN) == 0
     assert machine.clusters == []

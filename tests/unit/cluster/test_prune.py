@@ -57,10 +57,10 @@ def test_a_build_leaves_two_of_its_part(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(gobuild, "_compile", compiled)
     folders = []
-    for second, version in enumerate(("go1", "go2", "go1", "go3")):
+    for used, version in enumerate(("go1", "go2", "go1", "go3")):
         monkeypatch.setattr(gobuild, "toolchain", lambda version=version: version)
         folders.append(gobuild.build_all("pause"))
-        os.utime(folders[-1], (second, second))
+        os.utime(folders[-1], (used, used))
     first, second, again, third = folders
     assert first == again
     assert names(tmp_path / "bin") == {first.name, third.name}, "the one used in between is not the old one"
