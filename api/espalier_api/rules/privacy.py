@@ -53,16 +53,14 @@ def private_penalties(subject: Subject) -> Objections:
     blocks = subject.regularizers
     if blocks.privacy is None:
         return
-    for name, _ in blocks.declared():
-        if name in PENALTIES:
-            yield Objection(f"regularizers.{name}", kept=True)
+    added = [name for name, _ in blocks.declared() if name in PENALTIES]
     if blocks.spectral_norm is not None and blocks.spectral_norm.mode == "penalty":
-        yield Objection("regularizers.spectralNorm", kept=True)
-    through_the_loss = {
-        "sparsityPrior": blocks.sparsity_prior is not None,
-        "functional": blocks.functional is not None and blocks.functional.kind == "l2sp",
-    }
-    yield from (Objection(f"regularizers.{name}") for name, is_lost in through_the_loss.items() if is_lost)
+        added.append("spectralNorm")
+    if blocks.functional is not None and blocks.functional.kind == "l2sp":
+        added.append("functional")
+    yield from (Objection(f"regularizers.{name}", kept=True) for name in added)
+    if blocks.sparsity_prior is not None:
+        yield Objection("regularizers.sparsityPrior")
 
 
 @rule(

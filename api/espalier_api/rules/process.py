@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from espalier_api.regularizers import Scheduled
-from espalier_api.rules.engine_support import XGBOOST_OWNED, able, supported
+from espalier_api.rules.engine_support import SKLEARN_NEEDS, XGBOOST_OWNED, able, supported
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
 FEW_BLOCKS = 4
@@ -20,10 +20,12 @@ SMALL_IMAGE = 16
     "error",
     message="mcDropout samples dropout, and no dropout is declared",
     remedy="Add regularizers.dropout, or drop mcDropout",
-    keeps="dropout stays on in the exported model, from which evaluation mode would remove it",
+    keeps="the spread is measured with dropout on before the export and recorded, and the served graph stays deterministic",
 )
 def sampling_nothing(subject: Subject) -> Objections:
-    """Without dropout all samples would be the same; so they would if the exported graph had lost it (measured: torch.onnx drops it)."""
+    """Without dropout all samples would be the same; so they would in an exported graph, which loses it in evaluation mode and varies
+    between runtimes when it stays on (both measured).
+    """
     blocks = subject.regularizers
     if blocks.mc_dropout is None:
         return
@@ -32,7 +34,7 @@ def sampling_nothing(subject: Subject) -> Objections:
     else:
         yield Objection(
             "regularizers.mcDropout",
-            message="mcDropout samples the served model",
+            message="mcDropout samples passes that an exported model does not have",
             remedy="Drop mcDropout",
             kept=True,
         )
@@ -180,6 +182,13 @@ def engine_honours(subject: Subject) -> Objections:
     engine = subject.engine.name
     if subject.engine.sklearn is not None:
         engine += f" {subject.engine.sklearn.estimator}"
+        declared = {name for name, _ in subject.regularizers.declared()}
+        for name in sorted(SKLEARN_NEEDS.get(subject.engine.sklearn.estimator, frozenset()) - declared):
+            yield Objection(
+                "engine.sklearn.estimator",
+                message=f"{engine} cannot do without {name}: its C is 1/(n strength), and its margins are no probabilities",
+                remedy=f"Add regularizers.{name}",
+            )
     for name, _ in subject.regularizers.declared():
         if name in honoured:
             continue

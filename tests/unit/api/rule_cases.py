@@ -23,6 +23,7 @@ TWO = "{training: {nodes: 2}, torch: {batchSize: 32}}"
 TWO_ON_GPUS = "{training: {nodes: 2, resources: {limits: {nvidia.com/gpu: 1}}}, torch: {batchSize: 32}}"
 FAST = "{evaluation: {gates: [{metric: latencyP95Seconds, max: 0.01}]}}"
 ACCURATE = "{evaluation: {gates: [{metric: accuracy, min: 0.9}]}}"
+SVC = "{engine: {sklearn: {estimator: svc}}}"
 XGBOOST = "{engine: {xgboost: {params: {max_depth: 3}}}}"
 
 PRIVACY: list[Case] = [
@@ -31,7 +32,7 @@ PRIVACY: list[Case] = [
     ("R2", "automatic", "{privacy: {}, ewc: {}}", "{privacy: {}, dropout: {}}", PLAIN),
     ("R2", "automatic", "{privacy: {}, spectralNorm: {}}", "{privacy: {}, spectralNorm: {mode: bound}}", PLAIN),
     ("R2", "error", "{privacy: {}, sparsityPrior: {}}", "{sparsityPrior: {}}", PLAIN),
-    ("R2", "error", "{privacy: {}, functional: {kind: l2sp}}", "{privacy: {}, functional: {kind: kl}}", PLAIN),
+    ("R2", "automatic", "{privacy: {}, functional: {kind: l2sp}}", "{privacy: {}, functional: {kind: kl}}", PLAIN),
     ("R3", "error", "{privacy: {}, fairness: {column: g}}", "{privacy: {}}", PLAIN),
     ("R3", "error", "{privacy: {}, calibrationLoss: {kind: mmce}}", "{privacy: {}, calibrationLoss: {kind: brier}}", PLAIN),
     ("R3", "error", "{privacy: {}, latent: {kind: varianceCovariance}}", "{privacy: {}, latent: {kind: activationL2}}", PLAIN),
@@ -142,6 +143,7 @@ PROCESS: list[Case] = [
     ("R38", "warning", "{dropout: {}, earlyStopping: {}}", "{dropout: {p: 0}, earlyStopping: {}}", XGBOOST, XGBOOST),
     ("R38", "error", "{}", "{}", "{engine: {xgboost: {params: {scale_pos_weight: 15.8}}}}", XGBOOST),
     ("R38", "error", "{gradientClipping: {}}", "{dropout: {}}", XGBOOST, XGBOOST),
+    ("R38", "error", "{l2: {}}", "{l2: {}, calibration: {}}", SVC, SVC),
 ]  # fmt: skip
 
 CASES: list[Case] = [*PRIVACY, *PENALTIES, *OBJECTIVES, *COMPRESSION, *PROCESS]
