@@ -30,7 +30,10 @@ ALIASES: Final = "aliases.json"
 """Beside the versions of a model, not inside one: the last aliases a rollout recorded."""
 
 REQUIRED_FILES: Final = (MODEL_ONNX, PREPROCESSING, GOLDEN, METRICS, REGULARIZERS, REFERENCE, LINEAGE, MODEL_CARD)
-"""Files that every manifest lists. Weights, int8, SBOM and signature depend on engine and spec."""
+"""Files that every manifest lists. Weights and int8 depend on engine and spec; versions of before 0050 have no SBOM.
+
+The signature is in no manifest: it signs the manifest, so that it can be renewed without another version (docs/adr/0050).
+"""
 
 GOLDEN_ROWS: Final = 64
 GOLDEN_TOLERANCE: Final = 1e-4

@@ -156,6 +156,12 @@ ROLLOUT_ROLLBACK_SECONDS: Final = Metric(
 ROLLOUT_HELD_SECONDS: Final = Metric(
     "espalier_rollout_held_seconds_total", "counter", ("namespace", "model", "reason"), "Time that canaries were held."
 )
+REFUSED_PODS: Final = Metric(
+    "espalier_rollout_refused_pods",
+    "gauge",
+    ("namespace", "model", "version", "reason"),
+    "Serving pods that refuse their version; the reason is the server's error, SignatureError among them.",
+)
 MODEL_CONDITION: Final = Metric(
     "espalier_condition", "gauge", ("namespace", "kind", "name", "type", "status"), "1 on the current status."
 )

@@ -108,10 +108,10 @@ class Training(ApiModel):
 
 
 class Signing(ApiModel):
-    """Signs every version (OpenSSF Model Signing, key mode)."""
+    """Signs every version (OpenSSF Model Signing, key mode); servers refuse what is not signed by this key."""
 
     key_secret_ref: LocalReference
-    """Secret with cosign.key and cosign.pub, mounted into trainer and server."""
+    """Secret with cosign.key (PEM of an unencrypted elliptic-curve key, for the trainer only) and cosign.pub."""
 
 
 class Retention(ApiModel):

@@ -64,6 +64,8 @@ class ServingConfig(ApiModel):
     """`s3://<bucket>/<prefix>/<namespace>/<model>/<version>/`."""
     digest: str = Field(pattern=DIGEST_PATTERN)
     """The intended version's; the server refuses any other manifest."""
+    public_key_path: str | None = None
+    """PEM of the keys of which one must have signed the version (model.sig); absent means that no signature is asked for."""
     output_guards: OutputGuards = OutputGuards()
     limits: ServingLimits = ServingLimits()
     latency_buckets: tuple[float, ...] = LATENCY_BUCKETS

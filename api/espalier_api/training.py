@@ -15,7 +15,7 @@ from espalier_api.engines import Engine
 from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
-from espalier_api.names import API_VERSION
+from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
 
@@ -50,6 +50,17 @@ class JobCheckpoint(ApiModel):
     """Time between checkpoints."""
 
 
+class JobSigning(ApiModel):
+    """Where the keys lie that sign the version; the document itself holds none."""
+
+    secret: str
+    """Name of the Secret, for messages."""
+    key_path: str = f"{SIGNING_FOLDER}/{SIGNING_KEY}"
+    """PEM of the private key."""
+    public_key_path: str = f"{SIGNING_FOLDER}/{SIGNING_PUBLIC_KEY}"
+    """PEM of its public half, as servers will have it."""
+
+
 class TrainingJob(ApiModel):
     """job.json: everything that decides the fit. Its sha256 stands in the Job's annotation."""
 
@@ -77,6 +88,8 @@ class TrainingJob(ApiModel):
     checkpoint: JobCheckpoint
     image: str = ""
     """For the lineage."""
+    signing: JobSigning | None = None
+    """Sign the version with this pair; absent means unsigned."""
     latency_gate: bool = False
     """A gate asks for latency: measure it longer."""
     group_metrics: tuple[str, ...] = ()

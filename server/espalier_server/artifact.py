@@ -1,7 +1,8 @@
 """Brings a version's files to local disk and believes none of them before its digest agrees.
 
-The chain of trust: ServingConfig.digest pins manifest.json, manifest.json pins every other file. A file gets its name
-only after its size and sha256 agreed, so a half-downloaded one is never read.
+The chain of trust: ServingConfig.digest pins manifest.json, manifest.json pins every other file; where a key is given, model.sig
+must vouch for the manifest and those files before any of them is read. A file gets its name only after its size and sha256
+agreed, so a half-downloaded one is never read.
 """
 
 from __future__ import annotations
@@ -12,16 +13,25 @@ import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from espalier_api.artifact import GOLDEN, MANIFEST, MODEL_ONNX, REFERENCE, REQUIRED_FILES, Manifest, version_digest
-from espalier_server.errors import ArtifactError
+from espalier_api.artifact import (
+    GOLDEN,
+    MANIFEST,
+    MODEL_ONNX,
+    REFERENCE,
+    REQUIRED_FILES,
+    SIGNATURE,
+    Manifest,
+    version_digest,
+)
+from espalier_server.errors import ArtifactError, MissingObjectError, SignatureError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from espalier_api.artifact import FileEntry
     from espalier_api.serving import ServingConfig
@@ -74,6 +84,8 @@ def fetch(store: Store, config: ServingConfig, folder: Path) -> Artifact:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
     manifest = _manifest(store, config)
+    if config.public_key_path is not None:
+        _check_signature(store, config, manifest, Path(config.public_key_path))
     with ThreadPoolExecutor(PARALLEL_DOWNLOADS, thread_name_prefix="download") as pool:
         done = [pool.submit(_download, store, folder, name, entry) for name, entry in manifest.files.items()]
         for future in done:
@@ -83,25 +95,46 @@ def fetch(store: Store, config: ServingConfig, folder: Path) -> Artifact:
 
 def _manifest(store: Store, config: ServingConfig) -> Manifest:
     """manifest.json, once its digest is the intended one and it speaks of the intended version."""
-    content = bytearray()
-    for chunk in store.read(MANIFEST):
-        content += chunk
-        if len(content) > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{MANIFEST}: longer than {MAX_MANIFEST_BYTES} bytes")
-    digest = version_digest(bytes(content))
+    content = _whole(store, MANIFEST, MAX_MANIFEST_BYTES)
+    digest = version_digest(content)
     if digest != config.digest:
         raise ArtifactError(
             f"{config.artifact_uri}{MANIFEST}: digest {digest} is not the intended {config.digest}: "
             "the artifact was changed after training, or artifactUri points at another version"
         )
     try:
-        manifest = Manifest.model_validate_json(bytes(content))
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{MANIFEST}: {where}: {first['msg']}") from error
     _check(manifest, config)
     return manifest
+
+
+def _check_signature(store: Store, config: ServingConfig, manifest: Manifest, public_key: Path) -> None:
+    """model.sig is there and by one of the keys. Whoever removes it must not get further than who breaks it."""
+    from espalier_server import signing  # noqa: PLC0415 - OpenSSL: 6 MB that only signed models need
+
+    keys = signing.read_keys(public_key)
+    try:
+        content = _whole(store, SIGNATURE, signing.MAX_SIGNATURE_BYTES)
+    except MissingObjectError as error:
+        raise SignatureError(
+            f"{config.artifact_uri}{SIGNATURE} does not exist, and spec.artifacts.signing asks for it: sign the version "
+            "(docs/trainer.md), or train a new one"
+        ) from error
+    signing.check(content, manifest, config.digest.removeprefix("sha256:"), keys)
+
+
+def _whole(store: Store, name: str, limit: int) -> bytes:
+    """A small file; ArtifactError when it has more than `limit` bytes."""
+    content = bytearray()
+    for chunk in store.read(name):
+        content += chunk
+        if len(content) > limit:
+            raise ArtifactError(f"{name}: longer than {limit} bytes")
+    return bytes(content)
 
 
 def _check(manifest: Manifest, config: ServingConfig) -> None:

@@ -35,6 +35,14 @@ class ArtifactError(StartError):
     exit_code = ExitCode.DATA_PROBLEM
 
 
+class MissingObjectError(ArtifactError):
+    """A file of the version is not in the store."""
+
+
+class SignatureError(ArtifactError):
+    """The version is not signed by a key of spec.artifacts.signing."""
+
+
 class StorageDeniedError(StartError):
     """The object store knows us and says no. Ends the process because credentials are read at start only."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from espalier_api.names import split_s3
-from espalier_server.errors import ArtifactError, ServerError, StorageDeniedError, StorageUnavailableError
+from espalier_server.errors import MissingObjectError, ServerError, StorageDeniedError, StorageUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def _answered(error: Any, address: str) -> ServerError:  # noqa: ANN401 - Client
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code in _MISSING:
-        return ArtifactError(
+        return MissingObjectError(
             f"{address} does not exist ({code}): the version is incomplete or was deleted; serve another one"
         )
     if status >= _HTTP_SERVER_ERROR or status == _HTTP_THROTTLED or code in {"SlowDown", "RequestTimeout"}:

@@ -11,19 +11,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
 from espalier_api import conditions as c
 from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
 from espalier_api.training import TrainingResult
+from espalier_operator.decisions.mounts import waits_for_volumes
 from espalier_operator.decisions.plan import shorten
 
 Object = Mapping[str, Any]
 
 CONTAINER: Final = "trainer"
 """Name of the one container of a training pod."""
+LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 FIRST_RETRY: Final = timedelta(seconds=10)
 LONGEST_RETRY: Final = timedelta(minutes=10)
 FIRST_RESUME: Final = timedelta(seconds=1)
@@ -65,8 +67,8 @@ class Attempt:
     """RFC 3339; when the Job started, absent while suspended."""
 
 
-def observe_attempt(job: Object | None, pods: Sequence[Object]) -> Attempt:
-    """Judge a Job and those of `pods` that are its own (label `batch.kubernetes.io/job-name`)."""
+def observe_attempt(job: Object | None, pods: Sequence[Object], now: datetime = LONG_AGO) -> Attempt:
+    """Judge a Job and those of `pods` that are its own (label `batch.kubernetes.io/job-name`); `now` tells a slow start."""
     if job is None:
         return Attempt(AttemptState.MISSING)
     if job["metadata"].get("deletionTimestamp"):
@@ -80,7 +82,7 @@ def observe_attempt(job: Object | None, pods: Sequence[Object]) -> Attempt:
         return _ended(failed, pod, started)
     if (job.get("spec") or {}).get("suspend"):
         return Attempt(AttemptState.WAITING, c.QUEUED, "the Job is suspended until its queue admits it")
-    return _alive(pod, started)
+    return _alive(pod, started, now)
 
 
 def retry_delay(failures: int, preemptions: int, *, charged: bool) -> timedelta:
@@ -103,7 +105,7 @@ _WAITING_REASONS: Final[Mapping[str, str]] = {
 }
 
 
-def _alive(pod: Object | None, started: str | None) -> Attempt:
+def _alive(pod: Object | None, started: str | None, now: datetime) -> Attempt:
     if pod is None:
         return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is being created", started_at=started)
     status = pod.get("status") or {}
@@ -115,6 +117,8 @@ def _alive(pod: Object | None, started: str | None) -> Attempt:
     if scheduled is not None and scheduled.get("reason") == "Unschedulable":
         message = shorten(scheduled.get("message", ""), 1024)
         return Attempt(AttemptState.WAITING, c.UNSCHEDULABLE, message, started_at=started)
+    if message := waits_for_volumes(pod, now):
+        return Attempt(AttemptState.WAITING, c.CREATE_CONTAINER_ERROR, shorten(message, 1024), started_at=started)
     if status.get("phase") == "Running":
         return Attempt(AttemptState.RUNNING, c.TRAINING, pod_ip=status.get("podIP", ""), started_at=started)
     return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is starting", started_at=started)

@@ -20,6 +20,7 @@ from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
 from espalier_trainer.export.card import model_card
 from espalier_trainer.export.graph import served_graph
+from espalier_trainer.export.sbom import sbom
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,6 +186,7 @@ def build(
         artifact.PREPROCESSING: _json(standardizer.to_json()),
         artifact.GOLDEN: _npz({"input": golden, **runtime(golden)}),
         artifact.LINEAGE: _json(_lineage(engine, provenance, fitted)),
+        artifact.SBOM: sbom(provenance.job),
     }
     if weights := fitted.weights():
         files[artifact.MODEL_WEIGHTS] = save_tensors({n: np.ascontiguousarray(w) for n, w in weights.items()})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine
     from espalier_trainer.export.package import Package, Provenance
+    from espalier_trainer.export.sign import Signer
     from espalier_trainer.storage import ObjectStore
 
 
@@ -43,9 +44,17 @@ def published(store: ObjectStore, job: TrainingJob) -> tuple[Manifest, str] | No
 
 
 def publish(
-    store: ObjectStore, engine: Engine, package: Package, provenance: Provenance, data: Dataset
+    store: ObjectStore,
+    engine: Engine,
+    package: Package,
+    provenance: Provenance,
+    data: Dataset,
+    signer: Signer | None = None,
 ) -> tuple[Manifest, str]:
-    """Write everything; returns the manifest that won and the version's digest. Leftovers of a dead attempt are overwritten or removed."""
+    """Write everything; returns the manifest that won and the version's digest. Leftovers of a dead attempt are overwritten or removed.
+
+    The signature covers the manifest and is therefore made before it is written: what is complete is signed.
+    """
     job = provenance.job
     for entry in store.entries():
         if entry.key not in package.files and entry.key != artifact.MANIFEST:
@@ -72,6 +81,8 @@ def publish(
         metrics=package.metrics,
     )
     content = (json.dumps(manifest.dump(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    if signer is not None:
+        store.write(artifact.SIGNATURE, signer.sign(manifest, content))
     try:
         store.write_new(artifact.MANIFEST, content)
     except AlreadyExistsError:

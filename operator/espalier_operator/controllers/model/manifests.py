@@ -12,7 +12,7 @@ from espalier_api import names
 from espalier_api.evaluation import BUDGETED
 from espalier_api.hashing import sha256
 from espalier_api.kubernetes import EnvVar, ObjectMeta, owner_reference
-from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, TrainingJob
+from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, JobSigning, TrainingJob
 from espalier_operator.decisions.attempts import CONTAINER
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from espalier_api.evaluation import Gate
     from espalier_api.model import RegularizedModelSpec, VersionStatus
-    from espalier_api.model_spec import Training
+    from espalier_api.model_spec import Signing, Training
 
 KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 USER: Final = 65532
@@ -28,6 +28,7 @@ GRACE_SECONDS: Final = 60
 """From SIGTERM to SIGKILL: time for a checkpoint to reach the store."""
 TMP: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
 SHM: Final = "/dev/shm"  # noqa: S108 - an emptyDir of the pod's own
+SIGNING_VOLUME: Final = "signing"
 TMP_SIZE: Final = "8Gi"
 SHM_SIZE: Final = "1Gi"
 """torch's workers share tensors through it; the default of 64 MiB makes them die with a bus error."""
@@ -72,6 +73,7 @@ def training_job(
             uri=names.checkpoint_prefix(root, *place, version.version), interval=spec.training.checkpoint.interval
         ),
         image=image,
+        signing=JobSigning(secret=spec.artifacts.signing.key_secret_ref.name) if spec.artifacts.signing else None,
         latency_gate=any(gate.metric == "latencyP95Seconds" for gate in gates),
         group_metrics=tuple(sorted({gate.group for gate in gates if gate.group is not None})),
         robustness=spec.evaluation.robustness,
@@ -177,6 +179,7 @@ def _pod(job: str, spec: RegularizedModelSpec, image: str) -> dict[str, Any]:
             {"name": "job", "configMap": {"name": job, "defaultMode": 0o444}},
             {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": SHM_SIZE}},
+            *signing_volumes(spec.artifacts.signing, names.SIGNING_KEY, names.SIGNING_PUBLIC_KEY),
         ],
     }
     return pod | _placement(training)
@@ -214,6 +217,7 @@ def _container(spec: RegularizedModelSpec, image: str) -> dict[str, Any]:
             {"name": "job", "mountPath": names.JOB_PATH.rpartition("/")[0], "readOnly": True},
             {"name": "tmp", "mountPath": TMP},
             {"name": "shm", "mountPath": SHM},
+            *signing_mounts(spec.artifacts.signing),
         ],
     }
 
@@ -239,6 +243,26 @@ def s3_environment(secret: str) -> list[dict[str, Any]]:
         }
         for key, may_lack in (*required, *optional)
     ]
+
+
+def signing_volumes(signing: Signing | None, *keys: str) -> list[dict[str, Any]]:
+    """The named keys of the signing Secret and no others: the private one must never reach a pod that serves.
+
+    Not optional: without its key a pod must not start, and it starts by itself once the Secret is there.
+    """
+    if signing is None:
+        return []
+    secret = {
+        "secretName": signing.key_secret_ref.name,
+        "items": [{"key": key, "path": key} for key in keys],
+        "defaultMode": 0o440,
+    }
+    return [{"name": SIGNING_VOLUME, "secret": secret}]
+
+
+def signing_mounts(signing: Signing | None) -> list[dict[str, Any]]:
+    """Where a container finds them."""
+    return [{"name": SIGNING_VOLUME, "mountPath": names.SIGNING_FOLDER, "readOnly": True}] if signing else []
 
 
 def _variable(variable: EnvVar) -> dict[str, Any]:

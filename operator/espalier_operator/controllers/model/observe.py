@@ -124,7 +124,7 @@ class ModelObserver:
             status=status,
             spec=spec,
             verdict=verdict,
-            attempt=observe_attempt(cached, pods),
+            attempt=observe_attempt(cached, pods, self._clock()),
             rollout=self._rollout(meta),
             request=_request(obj),
             strays=self._strays(meta, job),

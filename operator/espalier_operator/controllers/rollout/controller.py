@@ -184,7 +184,7 @@ class RolloutController:
         seen = Seen(
             candidates=model.candidates if model is not None else (),
             champion=None,
-            pods=observe.observe_pods(pods, await self._served(name, pods, progress)),
+            pods=observe.observe_pods(pods, await self._served(name, pods, progress), now),
             workloads=observe.observe_workloads(self._caches, key.namespace, name),
             request=observe.observe_request(obj),
             deleting_since=parse_time(deleting) if deleting else None,
@@ -303,7 +303,7 @@ class RolloutController:
             if effect in act:
                 await act[effect](plan, current)
         self._gauges.count(current.key, current.target.model, current.progress, plan.progress, current.now)
-        self._gauges.show(current.key, current.target.model, plan, current.entries)
+        self._gauges.show(current.key, current.target.model, plan, current.entries, current.seen.pods)
         if current.model is not None and current.model.spec is not None and current.seen.deleting_since is None:
             root = current.model.spec.artifacts.uri
             prefix = names.model_prefix(root, current.key.namespace, current.target.model)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from espalier_api import metrics as names
+from espalier_api.exit_codes import ExitCode
 from espalier_operator import telemetry
 from espalier_operator.decisions.judge.verdict import SampleState
 from espalier_operator.decisions.rollout.world import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from espalier_operator.controllers.loop import Key
     from espalier_operator.decisions.rollout.plan import RolloutPlan
     from espalier_operator.decisions.rollout.progress import Progress
+    from espalier_operator.decisions.rollout.world import Pod
 
 WEIGHT = telemetry.gauge(names.ROLLOUT_WEIGHT)
 EVIDENCE = telemetry.gauge(names.ROLLOUT_EVIDENCE)
@@ -23,7 +26,24 @@ ABORT_AT = telemetry.gauge(names.ROLLOUT_ABORT_AT)
 SLI_STATE = telemetry.gauge(names.ROLLOUT_SLI_STATE)
 OUTCOMES = telemetry.counter(names.ROLLOUT_OUTCOMES)
 ROLLBACK_SECONDS = telemetry.histogram(names.ROLLOUT_ROLLBACK_SECONDS)
+REFUSED = telemetry.gauge(names.REFUSED_PODS)
 HELD_SECONDS = telemetry.counter(names.ROLLOUT_HELD_SECONDS)
+
+
+def refusals(pods: Iterable[Pod]) -> Counter[tuple[str, str]]:
+    """Pods by version and by the error that their server ended with; those that serve meanwhile do not count.
+
+    The server's own gauges end with its process, so only the operator can show this.
+    """
+    codes = {ExitCode.INVALID_CONFIG, ExitCode.DATA_PROBLEM}
+    refused = (pod for pod in pods if pod.crash is not None and not pod.ready and pod.crash.exit_code in codes)
+    return Counter((pod.version, _error(pod)) for pod in refused)
+
+
+def _error(pod: Pod) -> str:
+    """The class's name that the server's last words begin with; never its text, which is of any length."""
+    word = pod.crash.detail.partition(":")[0] if pod.crash is not None else ""
+    return word if word.isidentifier() else "Unknown"
 
 
 class RolloutGauges:
@@ -32,7 +52,14 @@ class RolloutGauges:
     def __init__(self) -> None:
         self._shown: dict[Key, list[tuple[Any, tuple[str, ...]]]] = {}
 
-    def show(self, key: Key, model: str, plan: RolloutPlan, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    def show(
+        self,
+        key: Key,
+        model: str,
+        plan: RolloutPlan,
+        entries: Mapping[str, Mapping[str, Any]],
+        pods: Iterable[Pod] = (),
+    ) -> None:
         """The present."""
         shown: list[tuple[Any, tuple[str, ...]]] = []
         place = (key.namespace, model)
@@ -52,6 +79,8 @@ class RolloutGauges:
                 put(ABORT_AT, (*place, name), float(entry["abortAt"]))
             for state in SampleState:
                 put(SLI_STATE, (*place, name, state.value), float(entry.get("state") == state.value))
+        for (version, reason), count in refusals(pods).items():
+            put(REFUSED, (*place, version, reason), count)
         self._drop(set(self._shown.get(key, ())) - set(shown))
         self._shown[key] = shown
 

@@ -13,7 +13,7 @@ from espalier_api import names
 from espalier_api.hashing import sha256
 from espalier_api.metrics import LATENCY_BUCKETS
 from espalier_api.serving import FeedbackSettings, ServingConfig
-from espalier_operator.controllers.model.manifests import USER, s3_environment
+from espalier_operator.controllers.model.manifests import USER, s3_environment, signing_mounts, signing_volumes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,6 +73,7 @@ def serving_config(serving: Serving, serve: Serve) -> ServingConfig:
         version=serve.version.name,
         artifact_uri=names.artifact_prefix(spec.artifacts.uri, meta.namespace, meta.name, serve.version.name),
         digest=serve.version.digest,
+        public_key_path=f"{names.SIGNING_FOLDER}/{names.SIGNING_PUBLIC_KEY}" if spec.artifacts.signing else None,
         output_guards=spec.serving.output_guards,
         latency_buckets=latency_buckets(spec, serving.rollout),
         feedback=FeedbackSettings(key=meta.uid),
@@ -180,6 +181,7 @@ def _pod(serving: Serving, version: str) -> dict[str, Any]:
                 "configMap": {"name": names.workload_name(serving.model, version), "defaultMode": 0o444},
             },
             {"name": "tmp", "emptyDir": {"sizeLimit": TMP_SIZE}},
+            *signing_volumes(serving.spec.artifacts.signing, names.SIGNING_PUBLIC_KEY),
         ],
     }
 
@@ -209,6 +211,7 @@ def _container(serving: Serving) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "serving", "mountPath": names.SERVING_PATH.rpartition("/")[0], "readOnly": True},
             {"name": "tmp", "mountPath": TMP},
+            *signing_mounts(spec.artifacts.signing),
         ],
     }
 

@@ -11,6 +11,7 @@ from espalier_api import names
 from espalier_api.kubernetes import ObjectMeta
 from espalier_api.model import RegularizedModelSpec, RegularizedModelStatus
 from espalier_operator.adapters.resources import DEPLOYMENTS, MODELS, PODS, ROLLOUTS, SERVICES
+from espalier_operator.decisions.mounts import waits_for_volumes
 from espalier_operator.decisions.plan import parse_time
 from espalier_operator.decisions.rollout.world import Crash, Pod, Request, Traffic, VersionRef, Workload
 
@@ -69,12 +70,12 @@ def serving_pods(caches: Caches, namespace: str, model: str) -> list[Object]:
     ]
 
 
-def observe_pods(pods: Iterable[Object], digests: Mapping[str, str | None]) -> tuple[Pod, ...]:
+def observe_pods(pods: Iterable[Object], digests: Mapping[str, str | None], now: datetime) -> tuple[Pod, ...]:
     """Pods as the decision sees them; `digests` are what they said they serve, by uid."""
-    return tuple(_pod(pod, digests.get(pod["metadata"]["uid"])) for pod in pods)
+    return tuple(_pod(pod, digests.get(pod["metadata"]["uid"]), now) for pod in pods)
 
 
-def _pod(pod: Object, digest: str | None) -> Pod:
+def _pod(pod: Object, digest: str | None, now: datetime) -> Pod:
     metadata, status = pod["metadata"], pod.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     ready = conditions.get("Ready") or {}
@@ -97,6 +98,7 @@ def _pod(pod: Object, digest: str | None) -> Pod:
         crash=_crash(container),
         waiting=str(((container.get("state") or {}).get("waiting") or {}).get("reason", "")),
         unschedulable=str(scheduled.get("message") or "no node fits") if full else "",
+        mounting=waits_for_volumes(pod, now),
         digest=digest,
     )
 

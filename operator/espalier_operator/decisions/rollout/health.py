@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 IMAGE_TROUBLE = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 OOM = "OOMKilled"
+UNSIGNED = "SignatureError"
+"""How the server's last words begin when model.sig is missing, wrong or of another key."""
 WAITING = frozenset({State.DEPLOYING, State.INITIAL})
 """Nobody sends it traffic yet."""
 
@@ -62,6 +64,8 @@ def crashed(view: View, pod: Pod) -> Trouble | None:
     how = f"{pod.crash.reason}, exit code {pod.crash.exit_code}" + (f": {pod.crash.detail}" if pod.crash.detail else "")
     if pod.crash.reason == OOM:
         return Trouble(Outcome.ROLLED_BACK, OOM, f"pod {pod.name} ran out of memory ({how})")
+    if pod.crash.detail.startswith(UNSIGNED):  # the store will not heal, and somebody may have changed it
+        return Trouble(Outcome.ROLLED_BACK, "SignatureInvalid", f"pod {pod.name} refuses the version ({how})")
     if pod.was_ready:
         return Trouble(Outcome.ROLLED_BACK, "Crashed", f"pod {pod.name} crashed after it was ready ({how})")
     alone = view.state not in WAITING and view.seen.ready(view.progress.canary) == 0
@@ -125,6 +129,8 @@ def _why_not_ready(view: View) -> tuple[str, str]:
     for pod in pods:
         if pod.unschedulable:
             return "Unschedulable", f"pod {pod.name}: {pod.unschedulable}"
+        if pod.mounting:
+            return "FailedMount", pod.mounting.removeprefix("FailedMount: ")
         if pod.waiting in IMAGE_TROUBLE:
             return "ImagePull", f"pod {pod.name}: {pod.waiting}"
         if not pod.ready:

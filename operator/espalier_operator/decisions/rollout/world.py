@@ -158,6 +158,8 @@ class Pod:
     """Why its container does not run: ImagePullBackOff, CrashLoopBackOff, …"""
     unschedulable: str = ""
     """The scheduler's message when no node takes it."""
+    mounting: str = ""
+    """What must exist before it can start (a Secret, say), when it waits for that."""
     digest: str | None = None
     """What GET /v2/models/<m> says it serves; None when not asked yet or unanswered."""
 

@@ -161,6 +161,7 @@ def test_without_slis_wall_time_is_the_clock() -> None:
 TROUBLES: dict[str, dict[str, Any]] = {
     "OOMKilled": {"crash": Crash("OOMKilled", 137, NOW), "was_ready": False},
     "Crashed": {"crash": Crash("Error", 1, NOW), "restarts": 1},
+    "SignatureInvalid": {"crash": Crash("Error", 44, NOW, "SignatureError: model.sig: wrong"), "was_ready": False},
     "DigestMismatch": {"digest": "sha256:other"},
     "Unready": {"ready": False, "changed": NOW - MINUTE},
 }
