@@ -32,16 +32,18 @@ def key_pair(folder: Path, curve: ec.EllipticCurve | None = None) -> Path:
 
 def official_sign(folder: Path, keys: Path) -> bytes:
     """What `model_signing sign key --signature <folder>/model.sig` writes for the files in `folder`."""
-    config = official_signing.Config().use_elliptic_key_signer(private_key=keys / PRIVATE)
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIG], ignore_git_paths=True))
+    config = official_signing.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_signer(private_key=keys / PRIVATE)
+    digests = hashing.Config()  # type: ignore[no-untyped-call]
+    config.set_hashing_config(digests.set_ignored_paths(paths=[SIG], ignore_git_paths=True))
     config.sign(folder, folder / SIG)
     return (folder / SIG).read_bytes()
 
 
 def official_verify(folder: Path, keys: Path) -> None:
     """ValueError or InvalidSignature unless model.sig in `folder` is by the key and over every other file there."""
-    config = official_verifying.Config().use_elliptic_key_verifier(public_key=keys / PUBLIC)
-    config.verify(folder, folder / SIG)
+    config = official_verifying.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_verifier(public_key=keys / PUBLIC).verify(folder, folder / SIG)
 
 
 def write_all(folder: Path, files: Mapping[str, bytes]) -> Path:

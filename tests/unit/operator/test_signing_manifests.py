@@ -27,11 +27,16 @@ from tests.unit.operator.samples import DIGEST, model, pod_of
 
 META = ObjectMeta(name="digits", namespace="vision", uid="u1", generation=3)
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-SIGNED = {"uri": "s3://models/", "secretRef": {"name": "s3"}, "signing": {"keySecretRef": {"name": "digits-key"}}}
+SIGNED: dict[str, Any] = {
+    "uri": "s3://models/",
+    "secretRef": {"name": "s3"},
+    "signing": {"keySecretRef": {"name": "digits-key"}},
+}
 
 
 def spec_of(*, signed: bool) -> RegularizedModelSpec:
-    return RegularizedModelSpec.model_validate(model(**({"artifacts": SIGNED} if signed else {}))["spec"])
+    spec = model()["spec"] | ({"artifacts": SIGNED} if signed else {})
+    return RegularizedModelSpec.model_validate(spec)
 
 
 def training(*, signed: bool) -> tuple[TrainingJob, dict[str, Any]]:

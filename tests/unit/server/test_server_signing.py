@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from espalier_server.artifact import fetch
-from espalier_server.errors import ArtifactError, ConfigError, SignatureError
-from espalier_server.storage import MissingObjectError
+from espalier_server.errors import ArtifactError, ConfigError, MissingObjectError, SignatureError
 from tests.unit.server.tiny import Version
 from tests.unit.signing import PUBLIC, SIG, key_pair, official_sign, write_all
 
@@ -86,7 +85,9 @@ def test_claiming_our_key_does_not_help_another(tmp_path: Path, keys: Path) -> N
     hint = _told(signed(tmp_path, keys))["verificationMaterial"]["publicKey"]["hint"]
     version = signed(tmp_path, key_pair(tmp_path / "other"))
     for claimed in (hint, "", None):
-        _edit(version, lambda told, claimed=claimed: told["verificationMaterial"]["publicKey"].update(hint=claimed))
+        told = _told(version)
+        told["verificationMaterial"]["publicKey"]["hint"] = claimed
+        version.signature = json.dumps(told).encode()
         with pytest.raises(SignatureError, match="the signature is wrong"):
             load(version, keys, tmp_path)
 
@@ -195,7 +196,7 @@ def test_a_key_file_that_is_none_is_the_configurations_fault(tmp_path: Path, key
     weak = ec.generate_private_key(ec.SECP256K1()).public_key()
     pems = {
         name: key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-        for name, key in {"rsa": wrong, "secp256k1": weak}.items()
+        for name, key in (("rsa", wrong), ("secp256k1", weak))
     }
     cases = {
         b"not a key": "holds no PEM public key",

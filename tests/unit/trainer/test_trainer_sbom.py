@@ -76,6 +76,8 @@ def test_a_local_version_is_escaped() -> None:
 def test_the_same_environment_gives_the_same_bytes_and_no_host(here: bytes) -> None:
     assert sbom(jobs.parsed()) == here
     assert b"://" not in here
+    first: Any
+    second: Any
     first, second = Installed(("Name", "a"), ("Version", "1")), Installed(("Name", "b"), ("Version", "1"))
     assert sbom(jobs.parsed(), [first, second]) == sbom(jobs.parsed(), [second, first])
 
