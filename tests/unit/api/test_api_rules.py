@@ -120,7 +120,7 @@ def test_all_findings_are_listed_in_order_of_rules() -> None:
         ("training.nodes", "{training: {nodes: 2}}"),
         ("serving.autoscaling", "{serving: {autoscaling: {}}}"),
         ("engine.torch.architecture", CNN),
-        ("engine.sklearn.estimator", "{engine: {sklearn: {estimator: svc}}}"),
+        ("engine.sklearn.estimator", "{engine: {sklearn: {estimator: ridge}}}"),
     ],
 )
 def test_what_this_release_cannot_honour_is_refused_with_its_field(field: str, part: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import espalier_trainer.regularizers as trained
 from espalier_api.engines import Engine
 from espalier_api.regularizers import BLOCKS
-from espalier_api.rules.engine_support import SKLEARN, TORCH, XGBOOST, XGBOOST_OWNED, able, supported
+from espalier_api.rules.engine_support import SKLEARN, SKLEARN_NEEDS, TORCH, XGBOOST, XGBOOST_OWNED, able, supported
 from espalier_trainer.engines.sklearn.estimators import ESTIMATORS
 from espalier_trainer.engines.xgboost import parameters
 
@@ -23,6 +23,7 @@ def test_torch_blocks_are_the_files_of_the_trainer() -> None:
 @pytest.mark.parametrize("pair", sorted({*SKLEARN, *ESTIMATORS}), ids=" ".join)
 def test_estimators_and_their_blocks_are_the_trainers(pair: tuple[str, str]) -> None:
     assert SKLEARN[pair] == ESTIMATORS[pair].blocks
+    assert SKLEARN_NEEDS.get(pair[0], frozenset()) == ESTIMATORS[pair].needs
 
 
 def test_xgboosts_blocks_and_parameters_are_the_trainers() -> None:
@@ -32,7 +33,7 @@ def test_xgboosts_blocks_and_parameters_are_the_trainers() -> None:
 
 def test_supported_looks_at_engine_and_task() -> None:
     ridge = Engine.model_validate({"sklearn": {"estimator": "ridge"}})
-    assert supported(ridge, "regression") == {"l2", "sampleWeighting"}
+    assert supported(ridge, "regression") == frozenset({"l2", "sampleWeighting"})
     assert supported(ridge, "classification") is None
     boosted = supported(Engine.model_validate({"xgboost": {}}), "regression")
     assert boosted is not None

@@ -76,7 +76,7 @@ def _elastic_net(asked: Asked) -> Parameters:
 
 def _boosting(asked: Asked) -> Parameters:
     """Boosting sums the loss over rows, so lambda of a mean becomes n lambda. Its own early stopping would split the training rows."""
-    return {"l2_regularization": n * asked.l2, "early_stopping": False}
+    return {"l2_regularization": asked.n * asked.l2, "early_stopping": False}
 
 
 def _machine(asked: Asked) -> Parameters:
