@@ -251,7 +251,12 @@ STABLE_UNHEALTHY: Final = Reason(
 STABLE_AVAILABLE: Final = Reason("StableAvailable", "The stable version's pods are ready.")
 ROUTE_PENDING: Final = Reason("RoutePending", "The router has not accepted the latest weights yet.")
 ROUTE_OBSERVED: Final = Reason(
-    "RouteObserved", "Weights are accepted by the router and agree with per-version request counters."
+    "RouteObserved",
+    "The router accepted the weights, and per-version request counters agree or cannot tell; the message says which.",
+)
+TRAFFIC_DISAGREES: Final = Reason(
+    "TrafficDisagrees",
+    "The router accepted the weights, but per-version request counters refute them; the message has counts and remedy.",
 )
 ROUTE_REJECTED: Final = Reason("RouteRejected", "The router refuses the route; the message is its own.")
 ROUTER_INCAPABLE: Final = Reason(

@@ -199,13 +199,15 @@ class StepStatus(StatusModel):
     weight: int = 0
     """Wanted percent."""
     observed_weight: int | None = None
-    """Percent that the router serves."""
+    """Percent that traffic follows; absent until it was observed."""
+    observed_by: Literal["counters", "lag"] | None = None
+    """How: by the versions' request counters; or, where they cannot tell, because the router's known lag has passed."""
     since: Timestamp | None = None
     """When the weight was observed."""
     held_since: Timestamp | None = None
     """Since when the clock stands still."""
     held_seconds: float = 0.0
-    """Time that does not count, without the current hold."""
+    """Time of this step that did not count because data or traffic were missing, without the current hold."""
     remaining: Duration | None = None
     """Active time left, as of the last write."""
     waiting: str | None = Field(default=None, max_length=256)
@@ -293,6 +295,7 @@ class LastRequest(StatusModel):
     id: str = Field(max_length=63)
     verb: str = Field(max_length=32)
     by: str | None = Field(default=None, max_length=253)
+    """The field manager that wrote the request, e.g. `kubectl-annotate`. Kubernetes keeps no user there; its audit log does."""
     at: Timestamp
     result: str | None = Field(default=None, max_length=1024)
 

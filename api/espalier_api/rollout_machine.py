@@ -28,6 +28,31 @@ class MachineClock(StatusModel):
     """Seconds in the stages before."""
     counts_from: Timestamp | None = None
     """Nothing before this counts; absent while the clock stands."""
+    held: float = 0
+    """Seconds of the present stage that did not count, without the present hold."""
+
+
+class MachineObservation(StatusModel):
+    """Whether traffic follows the route's present state."""
+
+    route: str = Field(default="", max_length=512)
+    """Which state of the route it is about."""
+    weight: int = Field(default=0, ge=0, le=100)
+    since: Timestamp
+    """When it was first seen accepted, with the router's known lag passed."""
+    before: int | None = None
+    """The weight before it (percent)."""
+    baseline: float | None = None
+    """The canary's share (0-1) if nothing had moved."""
+    reach: float | None = None
+    """Share (0-1) of all requests that pass the route at least."""
+    how: str = Field(default="", max_length=16)
+    """counters or lag; empty while it waits or disagrees."""
+    share: float | None = None
+    """The canary's counted share (0-1)."""
+    said: str = Field(default="", max_length=1024)
+    disagrees_since: Timestamp | None = None
+    told: bool = False
 
 
 class MachinePause(StatusModel):
@@ -84,6 +109,7 @@ class MachineStatus(StatusModel):
     """When the stage's weight was first observed."""
     evidence_from: Timestamp | None = None
     """Requests before this are warm-up, not evidence."""
+    observation: MachineObservation | None = None
     clock: MachineClock = MachineClock()
     pause: MachinePause | None = None
     hold: MachineHold | None = None

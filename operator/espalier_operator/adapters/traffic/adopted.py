@@ -65,6 +65,7 @@ class AdoptedRouteRouter:
             settled=since is not None and self._settling.settled(since, lag),
             accepted_at=since,
             mark=mark_in(metadata),
+            route=f"{metadata['uid']}/{metadata.get('generation')}",
             problem=told.refused,
             note=f"accepted by {told.controller}; counted as observed {lag.total_seconds():g} s after",
             resource_version=metadata["resourceVersion"],

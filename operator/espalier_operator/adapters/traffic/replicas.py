@@ -43,7 +43,7 @@ class ReplicasRouter:
 
     def capabilities(self, target: Target) -> Capabilities:
         """Weights up to 50 % by pods, and the switch to 100 %."""
-        return Capabilities(by_pods=True, max_weight=HALF, lag=LAG)
+        return Capabilities(by_pods=True, max_weight=HALF, per_request=False, lag=LAG)
 
     async def observed(self, target: Target) -> Traffic:
         """The Service's selector and the ready pods behind it."""
@@ -63,6 +63,7 @@ class ReplicasRouter:
             settled=since is not None and self._settling.settled(since, LAG),
             accepted_at=since,
             mark=mark_in(metadata),
+            route=f"{metadata['uid']}/{json.dumps(weights, sort_keys=True)}/{share}",
             note=note,
             share=share,
             resource_version=metadata["resourceVersion"],

@@ -21,6 +21,7 @@ from espalier_operator.adapters.objectstore import ObjectStore, StoreDownError, 
 from espalier_operator.adapters.resources import CONFIG_MAPS, DEPLOYMENTS, ROLLOUTS, SERVICES
 from espalier_operator.adapters.traffic import Router, Target
 from espalier_operator.controllers.rollout import looking, observe
+from espalier_operator.controllers.rollout.counting import Ask, Counting, patience_of
 from espalier_operator.controllers.rollout.gauges import RolloutGauges
 from espalier_operator.controllers.rollout.looking import Looking
 from espalier_operator.controllers.rollout.manifests import Serving, stable_service, version_children
@@ -32,7 +33,7 @@ from espalier_operator.decisions.rollout.memory import remembered
 from espalier_operator.decisions.rollout.progress import ANALYSING, Progress, State
 from espalier_operator.decisions.rollout.report import Picture, status_of
 from espalier_operator.decisions.rollout.resolve import resolve
-from espalier_operator.decisions.rollout.world import Capabilities, RolloutSpec, Seen
+from espalier_operator.decisions.rollout.world import Capabilities, Counted, RolloutSpec, Seen
 from espalier_operator.decisions.rollouts import Effect, RolloutPlan, decide, effects
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ STORE_RETRY: Final = timedelta(seconds=5)
 
 FORBIDDEN_PATIENCE: Final = timedelta(minutes=2)
 """How long a deletion waits for rights that were taken away, before it lets the object go."""
+
+COUNTED: Final = ANALYSING | {State.PROMOTING, State.ROLLING_BACK}
+"""States in which it matters whether traffic follows the route."""
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -109,6 +113,7 @@ class RolloutController:
         self._server_image = server_image
         self._clock = clock
         self._looking = Looking()
+        self._counting = Counting()
         self._gauges = RolloutGauges()
 
     def holds(self, obj: Object) -> bool:
@@ -137,6 +142,7 @@ class RolloutController:
     def forget(self, key: Key) -> None:
         """See Controller."""
         self._looking.forget(key)
+        self._counting.forget(key)
         self._gauges.forget(key)
         self._records.forget(key)
         for router in self._routers.values():
@@ -144,7 +150,8 @@ class RolloutController:
 
     def _next(self, key: Key, plan: RolloutPlan) -> timedelta | None:
         look = self._looking.next_look(key, self._clock()) if plan.progress.state in ANALYSING else None
-        return min((moment for moment in (plan.requeue_after, look) if moment is not None), default=None)
+        count = self._counting.next_look(key, self._clock())
+        return min((moment for moment in (plan.requeue_after, look, count) if moment is not None), default=None)
 
     async def _pass(self, key: Key) -> RolloutPlan | None:
         """One pass; None when there is nothing to do it with."""
@@ -164,7 +171,7 @@ class RolloutController:
             if recalled is None:
                 return RolloutPlan(current.progress, None, requeue_after=STORE_RETRY)
             current = recalled
-        current = replace(await self._look(current), now=self._clock())
+        current = replace(await self._look(await self._count(current)), now=self._clock())
         plan = decide(current.spec, current.seen, current.progress, current.now)
         await self._carry_out(plan, current)
         return plan
@@ -252,6 +259,23 @@ class RolloutController:
         ref = next((ref for version in found if (ref := model.ref(version)) is not None), None)
         progress = replace(current.progress, quarantined=current.progress.quarantined or quarantined)
         return replace(current, progress=progress, seen=replace(current.seen, champion=ref))
+
+    # --- counting ----------------------------------------------------------------------------------------------------
+    async def _count(self, current: Pass) -> Pass:
+        """With what the versions' counters saw since the route was accepted; never waits for it."""
+        progress, source = current.progress, self._sources.get(current.api.analysis.source)
+        seen, canary, stable = progress.observation, progress.canary, progress.stable
+        if source is None or canary is None or stable is None or progress.state not in COUNTED:
+            self._counting.forget(current.key)
+            return current
+        if seen is None or seen.route != current.seen.traffic.route:
+            patience = Counted(patience=patience_of(source, current.spec.interval))
+            return replace(current, seen=replace(current.seen, counted=patience))
+        pods = observe.serving_pods(self._caches, current.key.namespace, current.target.model)
+        arms = Arms(current.key.namespace, current.target.model, canary.name, stable.name)
+        ask = Ask(arms, seen.route, seen.since, current.spec.interval, observe.process_starts(pods))
+        counted = await self._counting.counted(current.key, ask, source, current.now)
+        return replace(current, seen=replace(current.seen, counted=counted))
 
     # --- looking ---------------------------------------------------------------------------------------------------
     async def _look(self, current: Pass) -> Pass:

@@ -152,14 +152,16 @@ def _label(obj: Object, name: str) -> str:
 
 def observe_request(obj: Object) -> Request | None:
     """The request annotation. One that cannot be read is answered, too: with a refusal that tells the form."""
-    value = (obj["metadata"].get("annotations") or {}).get(names.ANNOTATION_REQUEST)
+    metadata = obj["metadata"]
+    value = (metadata.get("annotations") or {}).get(names.ANNOTATION_REQUEST)
     if not value:
         return None
     try:
         verb, identity = names.parse_request(value)
     except ValueError:
         verb, _, identity = value.partition("@")
-    return Request(verb[:32], (identity or value)[:63])
+    by = next((str(entry.get("manager", "")) for entry in metadata.get("managedFields") or ()), "")
+    return Request(verb[:32], (identity or value)[:63], by[:253])
 
 
 def rival(caches: Caches, obj: Object, model: str) -> str | None:

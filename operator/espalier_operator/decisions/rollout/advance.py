@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from espalier_operator.decisions.judge.verdict import SampleState
+from espalier_operator.decisions.rollout.following import astray, followed
 from espalier_operator.decisions.rollout.health import verified
 from espalier_operator.decisions.rollout.plan import Note
 from espalier_operator.decisions.rollout.progress import (
@@ -19,7 +20,7 @@ from espalier_operator.decisions.rollout.progress import (
     PauseReason,
     State,
 )
-from espalier_operator.decisions.rollout.view import Change, View, bank, fail, pause, roll_back, unpause
+from espalier_operator.decisions.rollout.view import Change, View, bank, fail, pause, roll_back, see_again, unpause
 from espalier_operator.decisions.rollout.world import FULL, Reading, Then, VersionRef
 
 
@@ -73,6 +74,7 @@ def start(view: View, version: VersionRef) -> Change:
         stage=0,
         weight=0,
         evidence_from=None,
+        observation=None,
         clock=Clock(),
         hold=None,
         failure=None,
@@ -122,21 +124,27 @@ def see_the_weight(view: View) -> Change | None:
     progress = view.progress
     if view.state not in STAGED:
         return None
-    there = view.seen.traffic.weight(progress.canary) == progress.weight and view.seen.traffic.settled
+    there = (
+        view.seen.traffic.weight(progress.canary) == progress.weight
+        and view.seen.traffic.settled
+        and not astray(progress)
+    )
     if there and progress.observed_at is None:
         warm = progress.evidence_from or view.now + view.spec.warm_up
         begins = max(view.now, warm)
         clock = replace(progress.clock, counts_from=None if progress.pause else begins)
         return Change(replace(progress, observed_at=view.now, evidence_from=warm, clock=clock))
     if not there and progress.observed_at is not None:
-        return Change(replace(bank(view), observed_at=None, hold=None))  # who has no traffic is not blind
+        return Change(replace(see_again(bank(view), view.now), observed_at=None))  # who has no traffic is not blind
     return None
 
 
 def finish_the_step(view: View) -> Change | None:
-    """The hold has passed in active time, no Fail, enough requests, and every due block was judged."""
+    """The hold has passed in active time, traffic follows, no Fail, enough requests, and every due block was judged."""
     progress = view.progress
     if view.state not in STAGED or progress.observed_at is None or _waiting(view) or _blind(view):
+        return None
+    if not followed(progress, view.seen.traffic):
         return None
     if view.active < view.stage.hold or not (view.proceeding or _looked(view)):
         return None
@@ -211,7 +219,8 @@ def promote_now(view: View) -> Change:
 def finish_the_promotion(view: View) -> Change | None:
     """All traffic was observed at the canary: it bakes, or it is the champion."""
     traffic = view.seen.traffic
-    if view.state is not State.PROMOTING or traffic.weight(view.progress.canary) != FULL or not traffic.settled:
+    there = traffic.weight(view.progress.canary) == FULL and followed(view.progress, traffic)
+    if view.state is not State.PROMOTING or not there:
         return None
     if view.spec.bake is not None and view.progress.stable is not None:
         clock = Clock(total=view.progress.clock.total, counts_from=view.now)

@@ -22,6 +22,7 @@ from espalier_operator.decisions.rollout.advance import (
     start_with_the_newest_candidate,
     take_traffic_when_verified,
 )
+from espalier_operator.decisions.rollout.following import follow
 from espalier_operator.decisions.rollout.people import do_as_a_person_asked, pause_as_the_spec_says
 from espalier_operator.decisions.rollout.render import render
 from espalier_operator.decisions.rollout.safety import (
@@ -73,7 +74,9 @@ def decide(
     """What happens next. Total: with nothing to change, the plan re-asserts the present state."""
     view = View(spec, seen, remembered, now)
     view = replace(view, progress=tick(view))
+    known, news = follow(view)
+    view = replace(view, progress=known)
     for rule in rules:
         if (change := rule(view)) is not None:
-            return render(replace(view, progress=change.progress), change.notes, remembered)
-    return render(view, (), remembered)
+            return render(replace(view, progress=change.progress), (*news, *change.notes), remembered)
+    return render(view, news, remembered)

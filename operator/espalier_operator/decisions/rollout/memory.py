@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from espalier_api.rollout_machine import (
     MachineClock,
     MachineFailure,
     MachineHold,
+    MachineObservation,
     MachinePause,
     MachineStatus,
     MachineVersion,
@@ -26,6 +28,7 @@ from espalier_operator.decisions.rollout.progress import (
     Ended,
     Failure,
     Hold,
+    Observation,
     Outcome,
     Pause,
     PauseReason,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 LINE = 256
 """Characters of a sentence that a table shows; the whole one stands beside it."""
+LONG = 1024
 TEXT = 2048
 
 
@@ -59,6 +63,7 @@ def remembered(status: CanaryRolloutStatus, now: datetime) -> Progress:
         weight=machine.weight,
         observed_at=machine.observed_at,
         evidence_from=machine.evidence_from,
+        observation=_observation(machine.observation),
         clock=_clock(machine.clock),
         pause=_pause(machine.pause),
         hold=_hold(machine.hold),
@@ -84,10 +89,12 @@ def machine_of(progress: Progress) -> MachineStatus:
         weight=progress.weight,
         observed_at=progress.observed_at,
         evidence_from=progress.evidence_from,
+        observation=_observation_status(progress.observation),
         clock=MachineClock(
             active=progress.clock.active.total_seconds(),
             total=progress.clock.total.total_seconds(),
             counts_from=progress.clock.counts_from,
+            held=progress.clock.held.total_seconds(),
         ),
         pause=_pause_status(progress.pause),
         hold=_hold_status(progress.hold),
@@ -146,7 +153,18 @@ def _version(ref: VersionRef | None) -> MachineVersion | None:
 
 
 def _clock(clock: MachineClock) -> Clock:
-    return Clock(timedelta(seconds=clock.active), timedelta(seconds=clock.total), clock.counts_from)
+    active, total, held = (timedelta(seconds=s) for s in (clock.active, clock.total, clock.held))
+    return Clock(active, total, clock.counts_from, held)
+
+
+def _observation(seen: MachineObservation | None) -> Observation | None:
+    if seen is None:
+        return None
+    return Observation(**{field.name: getattr(seen, field.name) for field in fields(Observation)})
+
+
+def _observation_status(seen: Observation | None) -> MachineObservation | None:
+    return None if seen is None else MachineObservation(**{**asdict(seen), "said": shorten(seen.said, LONG)})
 
 
 def _pause(pause: MachinePause | None) -> Pause | None:

@@ -121,6 +121,30 @@ class Clock:
     """In the whole rollout, up to the end of the previous stage."""
     counts_from: datetime | None = None
     """Nothing before this counts: the weight was not observed yet, or a pause just ended. None: the clock stands."""
+    held: timedelta = ZERO
+    """Time of this stage that did not count because nothing was seen or traffic did not follow; without the present hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What is known of one state of the route: whether traffic follows it (`agreement`)."""
+
+    route: str
+    weight: int
+    """The canary's percent on it."""
+    since: datetime
+    """When it was first seen accepted with the router's lag passed."""
+    before: int | None = None
+    baseline: float | None = None
+    reach: float | None = None
+    how: str = ""
+    """`counters` or `lag`; empty while it waits or disagrees."""
+    share: float | None = None
+    """The canary's counted share (0-1)."""
+    said: str = ""
+    disagrees_since: datetime | None = None
+    told: bool = False
+    """The disagreement has lasted, and was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +210,8 @@ class Progress:
     """When the stage's weight was first observed; the clock starts then."""
     evidence_from: datetime | None = None
     """Requests before this are warm-up and no evidence."""
+    observation: Observation | None = None
+    """Of the route's present state, while there is a canary."""
     clock: Clock = Clock()
     pause: Pause | None = None
     hold: Hold | None = None

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.rollout import health
+from espalier_operator.decisions.rollout.agreement import LASTS
+from espalier_operator.decisions.rollout.following import astray
 from espalier_operator.decisions.rollout.plan import RolloutPlan, Serve, Split
 from espalier_operator.decisions.rollout.pods import pods_for
 from espalier_operator.decisions.rollout.progress import LIVE, STAGED, ZERO, State
@@ -157,6 +159,8 @@ def _canary_pods(view: View, split: Split | None) -> int:
     existing = next(
         (w.replicas for w in view.seen.workloads if progress.canary and w.version == progress.canary.name), 0
     )
+    if progress.state is State.ROLLING_BACK and astray(progress):
+        return 0  # connections that outlive the switch end with their pods
     if progress.state in {State.ROLLING_BACK, State.ROLLED_BACK}:
         return max(1, existing)
     first = view.spec.steps[0].weight if view.spec.steps else FULL
@@ -209,8 +213,9 @@ def _moments(view: View) -> Iterator[datetime | None]:
     yield progress.keep_until
     yield progress.previous_until
     settling = bool(seen.traffic.weights) and not seen.traffic.settled and not seen.traffic.problem
-    if settling or progress.state is State.ROLLING_BACK:
+    if settling or (progress.state is State.ROLLING_BACK and not seen.traffic.settled):
         yield view.now + SETTLING
+    yield from _observations(view)
     if progress.state not in LIVE:
         return
     yield from (moment for moment in health.deadlines(view) if moment > view.now)
@@ -224,3 +229,16 @@ def _moments(view: View) -> Iterator[datetime | None]:
         yield view.now + max(SETTLING, view.stage.hold - view.active)
     if progress.state is State.BAKING and not spec.analysed:
         yield view.now + max(SETTLING, (spec.bake or ZERO) - view.active)
+
+
+def _observations(view: View) -> Iterator[datetime]:
+    """When the wait for counters ends without them, and when a disagreement has lasted."""
+    known, counted = view.progress.observation, view.seen.counted
+    if known is None or counted is None or known.how:
+        return
+    ends = known.since + counted.patience
+    if ends > view.now:
+        yield ends
+    lasts = known.disagrees_since + LASTS * view.spec.interval if known.disagrees_since else None
+    if lasts is not None and lasts > view.now:
+        yield lasts

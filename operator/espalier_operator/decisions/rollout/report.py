@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from espalier_api import conditions as c
 from espalier_api.rollout import Aliases, ArmStatus, CanaryRolloutStatus, Columns, SliStatus, StepStatus
 from espalier_operator.decisions.judge.verdict import SampleState
 from espalier_operator.decisions.plan import Condition, shorten, upsert
 from espalier_operator.decisions.rollout import memory
+from espalier_operator.decisions.rollout.following import astray, followed
 from espalier_operator.decisions.rollout.progress import (
     ANALYSING,
     LIVE,
@@ -129,25 +130,43 @@ def _step(picture: Picture) -> StepStatus | None:
     stage = stage_of(spec, progress)
     left = max(timedelta(0), stage.hold - progress.clock.active)
     waiting = progress.pause.message or str(progress.pause.reason) if progress.pause else None
-    hold = progress.hold
     return StepStatus(
         index=progress.stage,
         of=len(spec.steps),
         weight=target(progress),
         observed_weight=_observed(picture),
+        observed_by=_observed_by(picture),
         since=progress.observed_at,
-        held_since=hold.since if hold is not None and not hold.expired else None,
+        held_since=_held_since(progress),
+        held_seconds=progress.clock.held.total_seconds(),
         remaining=left - left % SECOND if progress.state in STAGED and not stage.pause else None,
         waiting=shorten(waiting, 256) if waiting else None,
     )
 
 
 def _observed(picture: Picture) -> int | None:
-    """Percent that the canary gets; None while the router settles."""
-    traffic = picture.seen.traffic
-    if not traffic.settled:
+    """Percent that the canary gets; None until it was observed."""
+    traffic, seen = picture.seen.traffic, picture.progress.observation
+    if astray(picture.progress) and seen is not None and seen.share is not None:
+        return round(FULL * seen.share)
+    if not followed(picture.progress, traffic):
         return None
     return traffic.weight(picture.progress.canary) if traffic.share is None else traffic.share
+
+
+def _observed_by(picture: Picture) -> Literal["counters", "lag"] | None:
+    seen = picture.progress.observation
+    if seen is None or not followed(picture.progress, picture.seen.traffic):
+        return None
+    return "counters" if seen.how == "counters" else "lag"
+
+
+def _held_since(progress: Progress) -> datetime | None:
+    """Since when the clock stands: blind, or with traffic that does not follow."""
+    hold, seen = progress.hold, progress.observation
+    if hold is not None and not hold.expired:
+        return hold.since
+    return seen.disagrees_since if seen is not None and seen.told else None
 
 
 def _columns(picture: Picture) -> Columns:
@@ -267,7 +286,20 @@ def _route(picture: Picture) -> Condition:
         )
     if not traffic.settled:
         return Condition(c.ROUTE_ACCEPTED, "Unknown", c.ROUTE_PENDING, "the router has not accepted the latest weights")
-    return Condition(c.ROUTE_ACCEPTED, "True", c.ROUTE_OBSERVED, traffic.note)
+    return _followed(picture)
+
+
+def _followed(picture: Picture) -> Condition:
+    """An accepted route: what is known of its traffic."""
+    traffic, seen = picture.seen.traffic, picture.progress.observation
+    if seen is None:
+        return Condition(c.ROUTE_ACCEPTED, "True", c.ROUTE_OBSERVED, traffic.note)
+    if seen.told:
+        return Condition(c.ROUTE_ACCEPTED, "False", c.TRAFFIC_DISAGREES, seen.said)
+    said = "; ".join(part for part in (traffic.note, seen.said) if part)
+    if not followed(picture.progress, traffic):
+        return Condition(c.ROUTE_ACCEPTED, "Unknown", c.ROUTE_PENDING, f"accepted; not observed yet: {said}")
+    return Condition(c.ROUTE_ACCEPTED, "True", c.ROUTE_OBSERVED, said)
 
 
 def _ready(picture: Picture) -> Condition:

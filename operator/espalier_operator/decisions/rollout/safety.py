@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from espalier_operator.decisions.judge.verdict import SampleState, VerdictKind
 from espalier_operator.decisions.rollout import health
+from espalier_operator.decisions.rollout.following import followed
 from espalier_operator.decisions.rollout.plan import Note
 from espalier_operator.decisions.rollout.progress import (
     ANALYSING,
@@ -19,7 +20,7 @@ from espalier_operator.decisions.rollout.progress import (
     PauseReason,
     State,
 )
-from espalier_operator.decisions.rollout.view import Change, View, fail, pause, roll_back
+from espalier_operator.decisions.rollout.view import Change, View, fail, pause, roll_back, see_again
 from espalier_operator.decisions.rollout.world import Blindness, BlindPolicy, Reading, Then
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def honour_the_mark(view: View) -> Change | None:
 
 
 def finish_rolling_back(view: View) -> Change | None:
-    """RollingBack lasts until weight 0 was observed; nothing else is considered meanwhile."""
+    """RollingBack lasts until weight 0 was observed; nothing else is considered meanwhile.
+
+    Weight 0 stands since the route was seen to have it; the counters only say when the rollback may be called done.
+    """
     progress, failure = view.progress, view.progress.failure
     if view.state is not State.ROLLING_BACK or failure is None:
         return None
@@ -60,8 +64,11 @@ def finish_rolling_back(view: View) -> Change | None:
     gone = traffic.weight(progress.canary) == 0 and (traffic.settled or not traffic.weights)
     if not gone:
         return Change(progress)
-    failure = replace(failure, weight_zero_at=view.now)
-    took = max(0.0, (view.now - failure.at).total_seconds())
+    zero_at = failure.weight_zero_at or view.now
+    failure = replace(failure, weight_zero_at=zero_at)
+    if traffic.weights and not followed(progress, traffic):
+        return Change(replace(progress, failure=failure))
+    took = max(0.0, (zero_at - failure.at).total_seconds())
     message = f"{failure.message}; weight 0 after {took:.1f} s" if failure.weight else failure.message
     ended = _ended(view, failure.outcome, view.now, failure.reason, message, failure)
     over = progress.remember(ended).enter(
@@ -142,7 +149,7 @@ def hold_while_blind(view: View) -> Change | None:
     if hold is None or hold.reason != str(blind.state):
         held = Hold(str(blind.state), view.now, blind.name, blind.sentence)
         return Change(
-            replace(view.progress, hold=held),
+            replace(see_again(view.progress, view.now), hold=held),
             (
                 Note(
                     "Held",
@@ -157,7 +164,7 @@ def hold_while_blind(view: View) -> Change | None:
 
 
 def _see_again(view: View) -> Change:
-    return Change(replace(view.progress, hold=None), (Note("Resumed", "data are back; the step's clock runs again"),))
+    return Change(see_again(view.progress, view.now), (Note("Resumed", "data are back; the step's clock runs again"),))
 
 
 def _blind_for_too_long(view: View, hold: Hold, policy: Blindness) -> Change:

@@ -136,10 +136,19 @@ def unpause(view: View) -> Progress:
     """The memory without its pause; blindness gets a new deadline, and so does the whole rollout if that was what ended."""
     was, clock = view.progress.pause, view.progress.clock
     if was is not None and was.reason is PauseReason.DEADLINE:
-        clock = Clock(active=clock.active)
+        clock = Clock(active=clock.active, held=clock.held)
     restarted = replace(clock, counts_from=view.now if view.progress.observed_at else None)
+    seen = see_again(replace(view.progress, clock=restarted), view.now)
     hold = replace(view.progress.hold, since=view.now, expired=False) if view.progress.hold else None
-    return replace(view.progress, pause=None, clock=restarted, hold=hold)
+    return replace(seen, pause=None, hold=hold)
+
+
+def see_again(progress: Progress, now: datetime) -> Progress:
+    """The memory without its hold; the time that it took is written down."""
+    if progress.hold is None:
+        return progress
+    held = progress.clock.held + max(ZERO, now - progress.hold.since)
+    return replace(progress, hold=None, clock=replace(progress.clock, held=held))
 
 
 def roll_back(view: View, failure: Failure) -> Change:

@@ -94,6 +94,8 @@ class Capabilities:
     """Largest weight below 100 that it can hold; 100 (a switch) is always possible."""
     mirror: bool = False
     headers: bool = False
+    per_request: bool = True
+    """Each request is routed by weight. False: connections are, and a client may keep one for hours."""
     lag: timedelta = timedelta(seconds=1)
     """Known worst delay between an accepted route and traffic that follows it (references/gateway.md)."""
 
@@ -207,10 +209,33 @@ class Traffic:
     share: int | None = None
     """The canary's real percent where the router rounds; None where weights are exact."""
     resource_version: str = ""
+    route: str = ""
+    """Names this state of the route: what was observed of another one proves nothing."""
 
     def weight(self, version: VersionRef | None) -> int:
         """Percent of `version`, 0 when the route does not name it."""
         return self.weights.get(version.name, 0) if version else 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCount:
+    """Requests that the versions' own counters saw in one block."""
+
+    end: datetime
+    canary: int
+    total: int
+    """Of canary and stable together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Blocks that lie wholly after the route was accepted, its lag, and one scrape; oldest first."""
+
+    blocks: tuple[BlockCount, ...] = ()
+    down: str = ""
+    """Why the source does not answer now."""
+    patience: timedelta = timedelta(minutes=2)
+    """After it the known lag is all the proof there will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +288,8 @@ class Seen:
     """Newly judged stretches since the clock's `as_of`, oldest first."""
     backlog: bool = False
     """Blocks are due that were not judged yet (an outage, a restart): no step may end before they are."""
+    counted: Counted | None = None
+    """Requests by version; None where no source counts them."""
     request: Request | None = None
     deleting_since: datetime | None = None
 

@@ -44,16 +44,26 @@ class Source:
     def __init__(self) -> None:
         self.down = False
         self.bad: dict[str, float] = {}
+        self.asked: list[Query] = []
+        self.totals: dict[str, float] = dict.fromkeys(("v1", "v2", "v3"), 0.0)
+        self.history: list[tuple[datetime, dict[str, float]]] = []
+
+    def serve(self, until: datetime, seconds: float, shares: Mapping[str, int]) -> None:
+        """200 requests per second reach the versions as the data plane divides them (percent)."""
+        for version in self.totals:
+            self.totals[version] += 2 * seconds * shares.get(version, 0)
+        self.history.append((until, dict(self.totals)))
 
     async def instant(self, query: Query) -> Vector | SourceDown:
         if self.down:
             return SourceDown(DownReason.REFUSED, "connection refused")
-        seconds = query.time.timestamp() % 1_000_000
+        self.asked.append(query)
+        totals = next((t for at, t in reversed(self.history) if at <= query.time), dict.fromkeys(self.totals, 0.0))
         samples = []
         for version in ("v1", "v2", "v3"):
             labels = {"namespace": NAMESPACE, "model": "digits", "version": version, "pod": f"digits-{version}-0"}
             bad = self.bad.get(version, 0.0)
-            total = 100 * seconds
+            total = totals[version]
             samples.append(Sample({**labels, "outcome": "ok", "instance": "x"}, total * (1 - bad)))
             samples.append(Sample({**labels, "outcome": "error", "instance": "x"}, total * bad))
         return Vector(samples)
@@ -99,6 +109,8 @@ class Cluster:
         self.source = Source()
         self.digests = Digests()
         self.accepting = True
+        self.stuck: dict[str, int] | None = None
+        """What the data plane does whatever the route says: a proxy that is behind."""
         self.start_operator()
 
     def start_operator(self) -> None:
@@ -170,6 +182,9 @@ class Cluster:
     async def turn(self, seconds: float = 1.0, *, delete: bool = False) -> Any:
         """Time passes, the world follows, the watch catches up, one pass runs."""
         self.now += timedelta(seconds=seconds)
+        routed = {name.removeprefix("digits-"): weight for name, weight in self.weights().items()}
+        shares = routed or dict.fromkeys(self.source.totals, 50)
+        self.source.serve(self.now, seconds, shares if self.stuck is None else self.stuck)
         self.world_turns()
         for cache in self.caches._caches.values():
             objects, version = await self.kube.list(cache.resource, "", "")

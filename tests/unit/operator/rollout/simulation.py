@@ -15,7 +15,9 @@ from espalier_operator.decisions.rollout.machine import RULES, decide
 from espalier_operator.decisions.rollout.plan import Effect, RolloutPlan, effects
 from espalier_operator.decisions.rollout.progress import Outcome, Progress, State
 from espalier_operator.decisions.rollout.world import (
+    BlockCount,
     Capabilities,
+    Counted,
     Mark,
     Pod,
     Reading,
@@ -27,15 +29,24 @@ from espalier_operator.decisions.rollout.world import (
     VersionRef,
     Workload,
 )
-from tests.unit.operator.rollout.simulated_parts import START, ConflictError, SimPod, SimRoute, Stored
+from tests.unit.operator.rollout.simulated_audit import unproven
+from tests.unit.operator.rollout.simulated_parts import (
+    INTERVAL,
+    LAG,
+    PATIENCE,
+    START,
+    ConflictError,
+    DataPlane,
+    SimPod,
+    SimRoute,
+    Stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from espalier_operator.decisions.rollout.view import Rule
 
-INTERVAL = timedelta(seconds=30)
-LAG = timedelta(seconds=15)
 START_UP = timedelta(seconds=20)
 SETTLES = timedelta(seconds=1)
 BLOCKS_TO_CONVICT = 2
@@ -73,6 +84,9 @@ class World:
         self.truth = Truth()
         self.request: Request | None = None
         self.gateway_up = True
+        self.moves = True
+        """The data plane follows what the gateway accepted; otherwise it goes on with what it has."""
+        self.plane = DataPlane()
         self.source_up = True
         self.traffic_flows = True
         self.nodes_full = False
@@ -84,6 +98,8 @@ class World:
     # --- time ------------------------------------------------------------------------------------------------------
     def pass_time(self, by: timedelta) -> None:
         """Pods start, the gateway follows."""
+        up = {pod.version for pod in self.pods if pod.ready} if self.traffic_flows else set()
+        self.plane.serve(self.now, by, up)
         self.now += by
         for pod in self.pods:
             up = not pod.ready and not pod.unschedulable and pod.crash is None and self.now >= pod.created + START_UP
@@ -94,6 +110,8 @@ class World:
         self._reconcile_pods()
         if self.gateway_up and self.route.weights and self.route.accepted_at is None:
             self.route.accepted_at = self.now
+        if self.moves and self.gateway_up:
+            self.plane.carried = dict(self.route.weights)
 
     def _reconcile_pods(self) -> None:
         for version, wanted in self.replicas.items():
@@ -141,16 +159,12 @@ class World:
         if based_on != self.stored.version:
             raise ConflictError("status")
         before, after = self.stored.progress, stored.progress
-        if (stored.progress, stored.blocks, stored.verdict, stored.state) == (
-            before,
-            self.stored.blocks,
-            self.stored.verdict,
-            self.stored.state,
-        ):
+        if stored == replace(self.stored, version=stored.version, attempt=stored.attempt):
             return
         attempt, stage, time = gained
         self.truth.seen_data[attempt, stage] = self.truth.seen_data.get((attempt, stage), timedelta(0)) + time
         self._audit(before, after)
+        self.truth.complaints += unproven(self, before, after)
         self.stored = replace(stored, version=self.stored.version + 1)
 
     def _audit(self, before: Progress, after: Progress) -> None:
@@ -227,6 +241,7 @@ class World:
                 accepted_at=accepted,
                 mark=self.route.mark,
                 resource_version=str(self.route.version),
+                route=str(self.route.version),
             ),
             request=self.request,
             deleting_since=self.deleting,
@@ -241,6 +256,8 @@ class Operator:
         self.rules = rules
         self.stored = replace(world.stored)
         self.cache: Seen = world.observe()
+        self.read_until = START
+        """Blocks that ended later were never read: the source was down. A new process reads them again."""
 
     def refresh(self) -> None:
         """The watch caught up."""
@@ -253,6 +270,7 @@ class Operator:
         if world.released:
             survive = 0
         seen, stored, gained = self._analyse(replace(self.cache, request=world.request, deleting_since=world.deleting))
+        seen = replace(seen, counted=self._count(seen))
         plan = decide(world.spec, seen, stored.progress, world.now, self.rules)
         stored = replace(stored, progress=plan.progress)
         for done, effect in enumerate(effects(plan, seen)):
@@ -335,6 +353,24 @@ class Operator:
         )
         return seen, stored, (progress.attempt, progress.stage, time)
 
+    def _count(self, seen: Seen) -> Counted | None:
+        """Blocks after the route was accepted, as the source has them; what was read stays read in an outage."""
+        world, progress = self.world, self.stored.progress
+        known, canary, stable = progress.observation, progress.canary, progress.stable
+        if canary is None or stable is None:
+            return None
+        down = "" if world.source_up else "Refused"
+        if known is None or known.route != seen.traffic.route:
+            return Counted(down=down, patience=PATIENCE)
+        if world.source_up:
+            self.read_until = world.now
+        blocks, end = [], START + (known.since - START) // INTERVAL * INTERVAL + 2 * INTERVAL
+        while end + LAG <= min(world.now, self.read_until):
+            mine, other = (world.plane.requests(v.name, end - INTERVAL, end) for v in (canary, stable))
+            blocks.append(BlockCount(end, mine, mine + other))
+            end += INTERVAL
+        return Counted(tuple(blocks[-20:]), down, PATIENCE)
+
     def _due(self, stored: Stored, evidence_from: datetime) -> list[datetime]:
         blocks, at = [], START
         while at + LAG <= self.world.now:
@@ -358,4 +394,4 @@ class Operator:
         return judged, Span(end - INTERVAL, end, counts=has_data)
 
 
-BY_PODS = Capabilities(by_pods=True, max_weight=50)
+BY_PODS = Capabilities(by_pods=True, max_weight=50, per_request=False)

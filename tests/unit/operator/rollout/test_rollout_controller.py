@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -151,6 +152,19 @@ async def test_a_request_is_done_once_and_answered(cluster: Cluster) -> None:
     at = cluster.status["lastRequest"]["at"]
     await cluster.turn()
     assert cluster.status["lastRequest"]["at"] == at
+
+
+async def test_a_request_is_answered_with_who_asked(cluster: Cluster) -> None:
+    found = cluster.get("CanaryRollout", "digits")
+    found["metadata"]["annotations"] = {"espalier.dev/request": "pause@1"}
+    owned = {"f:metadata": {"f:annotations": {"f:espalier.dev/request": {}}}}
+    found["metadata"]["managedFields"] = [
+        {"manager": "helm", "fieldsV1": {"f:spec": {}}},
+        {"manager": "kubectl-annotate", "fieldsV1": owned},
+    ]
+    cluster.kube.put(found)
+    await cluster.turn()
+    assert cluster.status["lastRequest"]["by"] == "kubectl-annotate"
 
 
 async def test_an_unreadable_request_is_refused_with_the_form(cluster: Cluster) -> None:
@@ -311,3 +325,76 @@ async def test_the_replicas_router_moves_the_selector_and_counts_pods() -> None:
     assert "2 of 4 ready pods = 50 %" in cluster.status["router"]
     await cluster.until("Idle")
     assert cluster.status["aliases"]["champion"] == "v2"
+
+
+async def test_status_says_how_the_weight_was_observed(cluster: Cluster) -> None:
+    cluster.versions(("v2", "Candidate"), ("v1", "Champion"))
+    await cluster.until("Stepping")
+    while cluster.status["step"].get("observedWeight") != 20:
+        await cluster.turn()
+    assert cluster.status["step"]["observedBy"] == "counters"
+    assert cluster.status["step"]["observedWeight"] == 20
+    route = {c["type"]: c for c in cluster.status["conditions"]}["RouteAccepted"]
+    assert "requests (20.0 %) at weight 20" in route["message"]
+
+
+async def test_a_step_does_not_end_while_traffic_does_not_follow(cluster: Cluster) -> None:
+    cluster.versions(("v2", "Candidate"), ("v1", "Champion"))
+    cluster.stuck = {"v1": 100}
+    await cluster.until("Stepping")
+    for _ in range(60):
+        await cluster.turn()
+    step = cluster.status["step"]
+    assert (step["index"], step["observedWeight"]) == (0, 0)
+    assert step["heldSince"]
+    route = {c["type"]: c for c in cluster.status["conditions"]}["RouteAccepted"]
+    assert (route["status"], route["reason"]) == ("False", "TrafficDisagrees")
+    assert "v2 had 0 of" in route["message"]
+    cluster.stuck = None
+    await cluster.until("Idle")
+    assert cluster.status["aliases"]["champion"] == "v2"
+
+
+async def test_a_rollback_is_done_when_the_canarys_counter_has_stopped(cluster: Cluster) -> None:
+    cluster.versions(("v2", "Candidate"), ("v1", "Champion"))
+    await cluster.until("Stepping")
+    while cluster.status["step"].get("observedWeight") != 20:
+        await cluster.turn()
+    cluster.stuck = {"v1": 80, "v2": 20}
+    cluster.digests.lies = {"v2": "sha256:other"}
+    cluster.start_operator()
+    await cluster.until("RollingBack")
+    zero = cluster.now
+    assert cluster.weights()["digits-v2"] == 0, "weight 0 waits for nobody"
+    for _ in range(90):
+        await cluster.turn()
+    assert cluster.status["phase"] == "RollingBack"
+    route = {c["type"]: c for c in cluster.status["conditions"]}["RouteAccepted"]
+    assert route["reason"] == "TrafficDisagrees"
+    cluster.stuck = None
+    await cluster.until("RolledBack")
+    entry = cluster.status["history"][0]
+    assert (datetime.fromisoformat(entry["weightZeroAt"]) - zero).total_seconds() <= 2, "when the route had it"
+
+
+async def test_a_rollback_without_prometheus_is_done_by_the_lag(cluster: Cluster) -> None:
+    cluster.versions(("v2", "Candidate"), ("v1", "Champion"))
+    await cluster.until("Stepping")
+    for _ in range(4):
+        await cluster.turn()
+    cluster.source.down = True
+    cluster.digests.lies = {"v2": "sha256:other"}
+    cluster.start_operator()
+    await cluster.until("RollingBack", 3)
+    assert cluster.weights()["digits-v2"] == 0
+    await cluster.until("RolledBack", 25)  # three blocks, a scrape and the source's lag: 18 s
+    assert cluster.status["history"][0]["version"] == "v2"
+
+
+async def test_counting_asks_what_the_fleet_asks_anyway(cluster: Cluster) -> None:
+    cluster.versions(("v2", "Candidate"), ("v1", "Champion"))
+    await cluster.until("Stepping")
+    cluster.source.asked.clear()
+    await cluster.until("Promoting")
+    assert len({query.text for query in cluster.source.asked}) == 1
+    assert "digits" not in cluster.source.asked[0].text

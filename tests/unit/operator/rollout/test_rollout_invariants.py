@@ -130,6 +130,18 @@ class RolloutUnderFaults(RuleBasedStateMachine):
         self.time_passes(30, passes)
         self.world.source_up = True
 
+    @precondition(lambda self: self.world.stored.progress.state in {State.STEPPING, State.PROMOTING})
+    @rule(passes=st.integers(1, 12), condemn=st.booleans())
+    def a_proxy_stays_behind(self, passes: int, condemn: bool) -> None:
+        """It goes on with the weights it has; the route is accepted all the same. It moves late."""
+        world = self.world
+        canary = world.stored.progress.canary
+        if condemn and canary is not None:
+            world.truth.bad.add(canary.name)
+        world.moves = False
+        self.time_passes(30, passes)
+        world.moves = True
+
     @precondition(lambda self: self.world.stored.progress.state in {State.STEPPING, State.DEPLOYING})
     @rule()
     def all_nodes_of_the_canary_die(self) -> None:
@@ -148,7 +160,9 @@ class RolloutUnderFaults(RuleBasedStateMachine):
         self.time_passes(30, 1)
         frozen.run()
 
-    @rule(what=st.sampled_from(["source_up", "traffic_flows", "gateway_up", "nodes_full"]), value=st.booleans())
+    @rule(
+        what=st.sampled_from(["source_up", "traffic_flows", "gateway_up", "moves", "nodes_full"]), value=st.booleans()
+    )
     def weather(self, what: str, value: bool) -> None:
         """An outage of the source, of users, of the gateway or of capacity begins or ends."""
         setattr(self.world, what, value)
@@ -231,7 +245,7 @@ class RolloutUnderFaults(RuleBasedStateMachine):
         if not hasattr(self, "world") or self.world.deleting is not None:
             return
         world = self.world
-        world.source_up = world.traffic_flows = world.gateway_up = True
+        world.source_up = world.traffic_flows = world.gateway_up = world.moves = True
         world.nodes_full = False
         world.spec = replace(world.spec, paused=False, manual_promotion=False)
         for turn in range(200):
@@ -280,6 +294,13 @@ def _forgetful(view: View) -> Change | None:
     return advance.start(view, newest)
 
 
+def _hasty(view: View) -> Change | None:
+    """Calls a rollback done when the route says so, whatever the counters count."""
+    seen = view.progress.observation
+    believed = replace(seen, how="lag", told=False) if seen is not None else None
+    return safety.finish_rolling_back(replace(view, progress=replace(view.progress, observation=believed)))
+
+
 MUTANTS: dict[str, dict[Rule, Rule]] = {
     "a failing canary goes on": {safety.roll_back_on_fail: _never},
     "steps end without looking": {advance.finish_the_step: _impatient},
@@ -287,6 +308,7 @@ MUTANTS: dict[str, dict[Rule, Rule]] = {
     "a condemned version is offered again": {advance.start_with_the_newest_candidate: _forgetful},
     "the mark on the route is ignored": {safety.honour_the_mark: _never},
     "rollbacks never end": {safety.finish_rolling_back: _never},
+    "rollbacks are done before traffic has gone": {safety.finish_rolling_back: _hasty},
     "nothing is ever promoted": {advance.finish_the_promotion: _never},
 }
 
