@@ -2,7 +2,7 @@
 
 It is run under each of those names, isolated (`python -IS`), beside a `world.json` that says what there is, and appends
 each call to `calls.jsonl`. The answers of kubectl and docker were taken down from the real clients, kind's from its
-sources; a call that no test needs ends with 64.
+sources as remembered, not recorded; a call that no test needs ends with 64.
 """
 
 from __future__ import annotations
