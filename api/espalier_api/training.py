@@ -14,6 +14,7 @@ from espalier_api.durations import Duration, parse_duration
 from espalier_api.engines import Engine
 from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
+from espalier_api.hashing import DIGEST_PATTERN
 from espalier_api.model import Diagnosis
 from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
@@ -39,6 +40,18 @@ class JobArtifact(ApiModel):
 
     uri: str = Field(pattern=r"^s3://")
     """`s3://<bucket>/<prefix>/<namespace>/<model>/<version>/`."""
+
+
+class JobReference(ApiModel):
+    """Another fitted model that blocks refer to, resolved: one version, its place and its digest."""
+
+    model: str
+    """Name of the RegularizedModel, in this namespace."""
+    version: str = Field(pattern=r"^v[1-9][0-9]*$")
+    uri: str = Field(pattern=r"^s3://")
+    """Prefix of the version's artifact, with a slash at its end."""
+    digest: str = Field(pattern=DIGEST_PATTERN)
+    """Of its manifest.json, which holds the digests of all its files."""
 
 
 class JobCheckpoint(ApiModel):
@@ -72,7 +85,11 @@ class TrainingJob(ApiModel):
     parent: str | None = None
     """The champion when training began."""
     parent_artifact: JobArtifact | None = None
-    """Where the parent's artifact lies, for blocks that refer to `previousModel`."""
+    """Where the parent's artifact lies, for comparisons with it."""
+    references: dict[str, JobReference] = Field(default_factory=dict)
+    """Other models by the name that blocks use (`previousModel`, `name`, `name@v3`). `previousModel` is absent for the first version
+    of a model: there is nothing to hold on to yet, and the blocks that name it rest.
+    """
     requested_by: str = "spec"
     task: Task
     data: Data

@@ -72,5 +72,5 @@ def data_spec(job: TrainingJob) -> DataSpec:
 def config_digest(job: TrainingJob) -> str:
     """What a checkpoint belongs to: everything that decides the fit, nothing that differs between attempts."""
     dumped = job.dump()
-    kept = ("version", "specHash", "task", "data", "engine", "regularizers", "seeds", "seed")
+    kept = ("version", "specHash", "task", "data", "engine", "regularizers", "references", "seeds", "seed")
     return json_digest({key: dumped.get(key) for key in kept})

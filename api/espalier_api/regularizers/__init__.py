@@ -134,6 +134,15 @@ class Regularizers(ApiModel):
         ),
     )
 
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Other models by the block that names them, as the user wrote them (ModelReference)."""
+        named: dict[str, tuple[str, ...]] = {}
+        for name, block in self.declared():
+            fields = (getattr(block, field, None) for field in ("reference", "prior", "teacher", "candidates"))
+            if found := [each for each in fields if each is not None]:
+                named[name] = found[0] if isinstance(found[0], tuple) else (found[0],)
+        return named
+
     def declared(self) -> Iterator[tuple[str, Block]]:
         """(camelCase name, block) of every block that is on, in the order of this class."""
         for name, field in type(self).model_fields.items():

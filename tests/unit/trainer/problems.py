@@ -12,7 +12,7 @@ from torch import nn
 from espalier_api.regularizers import Regularizers
 from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
-from espalier_trainer.protocol import PlanContext, Regularizer, lookup
+from espalier_trainer.protocol import PlanContext, Reference, Regularizer, lookup
 from espalier_trainer.schedule import ConstantRate, LearningRate
 from espalier_trainer.session import Alone, Session
 
@@ -101,13 +101,14 @@ def solve(
     session: Session | None = None,
     seed: int = 0,
     log_every: int = 50,
+    references: Mapping[str, Reference] | None = None,
 ) -> Fit:
     """Run our loop; full batches unless told otherwise. The model is `fit.model`."""
     made = blocks(declared)
     size = batch or len(problem.y)
     per_epoch = -(-len(problem.y) // size)
     for block in made:
-        block.plan(context(problem, epochs=steps // per_epoch, steps_per_epoch=per_epoch))
+        block.plan(context(problem, references=references or {}, epochs=steps // per_epoch, steps_per_epoch=per_epoch))
     settings = Settings(
         optimizer=OptimizerSpec(kind, dict(options or {})),
         rate=ConstantRate(rate) if isinstance(rate, float) else rate,

@@ -268,6 +268,7 @@ def _lineage(engine: Engine, provenance: Provenance, fitted: Fitted) -> dict[str
             "digest": provenance.snapshot_digest,
             "contentSha256": provenance.content_sha256,
         },
+        "references": {name: reference.dump() for name, reference in job.references.items()},
         "rows": dict(provenance.rows),
         "seed": job.seed,
         "seeds": job.seeds,
