@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,12 @@ from scipy.special import expit, softmax
 from espalier_trainer.checkpoint import Identity, decode, encode
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.session import Alone
+from tests.unit.trainer import jobs
 from tests.unit.trainer.classical import curve, engine, gaussians, golden, parts, served
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from espalier_trainer.engines import FitData
     from espalier_trainer.engines.xgboost.engine import FittedXgboost
     from tests.conftest import Prove
@@ -323,3 +327,31 @@ def test_contributions_and_history_are_told() -> None:
     resolved = made.resolved()
     assert resolved["xgboost"]["parameters"]["reg_lambda"] == pytest.approx(1e-2 * 150)
     assert resolved["xgboost"]["parameters"]["rate_drop"] == 0.1
+
+
+# --- whole jobs --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_job_becomes_a_version_that_answers_as_it_was_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "term"))
+    classes = kind == "classification"
+    jobs.stage(tmp_path, None if classes else jobs.line())
+    blocks: dict[str, Any] = {"l2": {"strength": 1e-2}, "earlyStopping": {"patience": 5}}
+    changes: dict[str, Any] = {
+        "engine": {"xgboost": {"rounds": 40, "params": {"max_depth": 3}}},
+        "regularizers": blocks | ({"calibration": {}, "classRebalancing": {}} if classes else {}),
+        "task": {"type": kind},
+        "seeds": 2,
+    }
+    result = jobs.train(tmp_path, **changes)
+    assert result.exit_code == 0
+    folder = tmp_path / jobs.VERSION
+    saved = json.loads((folder / "regularizers.json").read_text())
+    assert saved["resolved"]["xgboost"]["parameters"]["reg_lambda"] > 0
+    assert saved["contributions"]["l2"]["value"] > 0
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["parity"]["maxAbsDiff"] <= 1e-5
+    assert len(metrics["history"]) > 5
+    assert json.loads((folder / "lineage.json").read_text())["framework"].startswith("xgboost ")
+    assert result.metrics["accuracy" if classes else "r2"].value > 0.7
