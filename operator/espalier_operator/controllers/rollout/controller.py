@@ -18,7 +18,7 @@ from espalier_api.rollout import CanaryRolloutSpec, CanaryRolloutStatus
 from espalier_operator.adapters.analysis import Canary
 from espalier_operator.adapters.kube import ForbiddenError
 from espalier_operator.adapters.objectstore import ObjectStore, StoreDownError, StoreError
-from espalier_operator.adapters.resources import CONFIG_MAPS, DEPLOYMENTS, ROLLOUTS, SERVICES
+from espalier_operator.adapters.resources import CONFIG_MAPS, DEPLOYMENTS, HTTP_ROUTES, ROLLOUTS, SERVICES
 from espalier_operator.adapters.traffic import Router, Target
 from espalier_operator.controllers.rollout import looking, observe
 from espalier_operator.controllers.rollout.counting import Ask, Counting, patience_of
@@ -29,6 +29,7 @@ from espalier_operator.controllers.rollout.records import Records
 from espalier_operator.decisions.judge import Arms, SourceTiming, compile_slis
 from espalier_operator.decisions.judge import problems as sli_problems
 from espalier_operator.decisions.plan import Event, ObjectRef, Plan, parse_time
+from espalier_operator.decisions.rollout.leftovers import own_route_is_left
 from espalier_operator.decisions.rollout.memory import remembered
 from espalier_operator.decisions.rollout.progress import ANALYSING, Progress, State
 from espalier_operator.decisions.rollout.report import Picture, status_of
@@ -367,6 +368,18 @@ class RolloutController:
         events = tuple(Event("Warning" if n.warning else "Normal", n.reason, n.message) for n in plan.notes)
         await self._executor.execute(Plan(events=events), current.obj)
 
+    def _left_route(self, current: Pass) -> bool:
+        """An HTTPRoute of our own from before `spec.traffic` named another router."""
+        gateway = current.api.traffic.gateway_api
+        adopted = gateway.existing_route if gateway is not None else None
+        route = self._caches.of(HTTP_ROUTES).get(current.key.namespace, current.target.model)
+        return own_route_is_left(
+            owns_routes=gateway is not None and adopted is None,
+            adopted=adopted,
+            route=None if route is None or route["metadata"].get("deletionTimestamp") else current.target.model,
+            traffic=current.seen.traffic,
+        )
+
     async def _remove(self, plan: RolloutPlan, current: Pass) -> None:
         namespace, model = current.key.namespace, current.target.model
         if plan.remove_all:
@@ -375,6 +388,8 @@ class RolloutController:
                 await router.remove(current.target)
             refs = [ObjectRef(SERVICES.api_version, SERVICES.kind, namespace, model)]
             await self._executor.execute(Plan(delete=tuple(refs)), current.obj)
+        if self._left_route(current):
+            await self._routers["gatewayAPI"].remove(current.target)
         for version in plan.remove:
             name = names.workload_name(model, version)
             refs = [ObjectRef(r.api_version, r.kind, namespace, name) for r in (DEPLOYMENTS, SERVICES, CONFIG_MAPS)]
