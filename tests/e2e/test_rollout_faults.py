@@ -9,12 +9,13 @@ import random
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from kubernetes import client, config
 
-from tests.e2e.harness import MODEL, RESCALED, ROLLOUT, ROUTE, data_from, model_manifest
+from tests.e2e.harness import MODEL, RESCALED, ROLLOUT, data_from, model_manifest
+from tests.e2e.history import Recorder, breaches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 KILLS = 50
-FULL = 100  # percent
 
 
 def first_champion(world: World, **spec: Any) -> None:
@@ -43,56 +43,33 @@ def steps(*weights: int, hold: str = "12s") -> dict[str, Any]:
     return {"warmUp": "4s", "steps": [{"weight": weight, "hold": hold} for weight in weights]}
 
 
-@dataclass(slots=True)
-class Watch:
-    """Looks at the HTTPRoute and the pods while a test does its worst, and writes down every broken invariant."""
-
-    world: World
-    stop: threading.Event = field(default_factory=threading.Event)
-    broken: list[str] = field(default_factory=list)
-    looks: int = 0
-
-    def run(self) -> None:
-        """Until stopped."""
-        while not self.stop.wait(0.2):
-            self.look()
-
-    def look(self) -> None:
-        """Invariants 1 and 2 of design/rollout.md, as the cluster shows them."""
-        weights = self._weights()
-        if not weights:
-            return
-        self.looks += 1
-        if sum(weights.values()) != FULL:
-            self.broken.append(f"weights {weights} do not sum to 100")
-        for name, weight in weights.items():
-            # Two reads are not one moment: the weight counts when it is still there after the pods were found missing.
-            if weight and not self._ready(name) and self._weights().get(name) and not self._ready(name):
-                self.broken.append(f"{name} has weight {weight} and no ready pod")
-
-    def _weights(self) -> dict[str, int]:
-        route = self.world.kube.get(ROUTE, "digits") or {"spec": {"rules": []}}
-        backends = [ref for rule in route["spec"]["rules"] for ref in rule.get("backendRefs", [])]
-        return {ref["name"]: int(ref.get("weight", 1)) for ref in backends}
-
-    def _ready(self, name: str) -> int:
-        deployment = self.world.kube.get("deployment", name) or {}
-        return int(deployment.get("status", {}).get("readyReplicas") or 0)
-
-
 @contextmanager
-def watched(world: World) -> Iterator[Watch]:
-    """A Watch in the background; the test fails at the end when it saw a broken invariant."""
-    watch = Watch(world)
-    thread = threading.Thread(target=watch.run, daemon=True)
-    thread.start()
+def watched(world: World) -> Iterator[None]:
+    """Every state of the route and the pods is recorded meanwhile; at the end it fails when an invariant was broken in any."""
+    api_client = config.new_client_from_config(context=world.kube.context)
+    core, custom = client.CoreV1Api(api_client), client.CustomObjectsApi(api_client)
+    routes = ("gateway.networking.k8s.io", "v1", world.kube.namespace, "httproutes")
+    recorders = [
+        Recorder("Pod", core.list_namespaced_pod, (world.kube.namespace,)),
+        Recorder("HTTPRoute", custom.list_namespaced_custom_object, routes),
+    ]
+    threads = [threading.Thread(target=recorder.run, daemon=True) for recorder in recorders]
+    for thread in threads:
+        thread.start()
     try:
-        yield watch
+        yield
     finally:
-        watch.stop.set()
-        thread.join(timeout=30)
-    assert not watch.broken, watch.broken[:10]
-    assert watch.looks > 10
+        for recorder in recorders:
+            recorder.stop.set()
+        for thread in threads:
+            thread.join(timeout=30)
+        api_client.close()
+    assert not any(recorder.gaps for recorder in recorders), [recorder.gaps for recorder in recorders]
+    assert all(recorder.changes for recorder in recorders)
+    broken = list(
+        breaches([change for recorder in recorders for change in recorder.changes], "digits", time.monotonic())
+    )
+    assert not broken, broken[:10]
 
 
 def test_crashing_canary_is_rolled_back_without_prometheus(world: World) -> None:
