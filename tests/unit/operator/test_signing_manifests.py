@@ -103,7 +103,7 @@ JOB = {"metadata": {"name": "digits-v4-a1", "namespace": "vision", "uid": "j1", 
 
 
 def stuck(pod: dict[str, Any], seconds: float, sandbox: str | None = "False", phase: str = "Pending") -> dict[str, Any]:
-    """As the API server has a pod whose volume cannot be mounted (the Kubernetes guide, "Pod network readiness"): no word of the Secret."""
+    """As the API server has a pod whose volume cannot be mounted (as recorded on kind): no word of the Secret."""
     since = (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
     conditions = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": since}]
     if sandbox is not None:
