@@ -29,8 +29,9 @@ TOLERANCE: Final = 0.2
 weight, and with enough requests any such trifle would be significant."""
 MIN_REQUESTS: Final = 20
 """Below it nothing is said from counters, whatever the interval."""
-LASTS: Final = 2
-"""Blocks that a disagreement must last before it acts: requests under way and a gateway that is late are none."""
+LASTS: Final = 3
+"""Blocks that a disagreement must last before it acts: requests under way, a gateway that is late, and a missed scrape (which
+takes from one block and gives to the next) are none."""
 
 
 @dataclass(frozen=True, slots=True)

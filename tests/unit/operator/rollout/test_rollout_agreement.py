@@ -134,8 +134,8 @@ def test_a_canary_that_never_had_traffic_is_gone_at_once() -> None:
 
 def test_a_disagreement_must_last() -> None:
     assert not lasting(None, BLOCK, NOW)
-    assert not lasting(NOW - BLOCK, BLOCK, NOW)
-    assert lasting(NOW - 2 * BLOCK, BLOCK, NOW)
+    assert not lasting(NOW - 2 * BLOCK, BLOCK, NOW)
+    assert lasting(NOW - 3 * BLOCK, BLOCK, NOW)
 
 
 @pytest.mark.parametrize("weight", [1, 5, 25, 50, 75])
