@@ -184,17 +184,11 @@ def test_dropout_is_dart(proof: Prove) -> None:
     weights = fitted.trees.weights
     assert (weights < 1).mean() > 0.5
     assert (fit(data, rounds=5).trees.weights == 1).all()
-    plain = xgboost.train(
-        {"booster": "dart", "rate_drop": 0.4, "objective": "binary:logistic", "max_depth": 1, "lambda": 0.0},
-        xgboost.DMatrix(data.train.x, data.train.y),
-        5,
-    )
     # without its dropped trees DART is plain boosting, and at rate 0 it is so bit for bit
     none = fit(data, {"dropout": {"p": 0.0}}, rounds=5, params={"max_depth": 1})
     x = golden(data)
     gap = np.abs(none.scores(x) - fit(data, rounds=5, params={"max_depth": 1}).scores(x)).max()
     proof("dropout", "XGBoost DART at rate 0 is plain boosting, largest difference", float(gap), at_most=1e-6)
-    assert np.abs(none.booster.predict(xgboost.DMatrix(x)) - plain.predict(xgboost.DMatrix(x))).max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["inverse", "effectiveNumber", "logitAdjustment"])
@@ -284,8 +278,8 @@ STATEFUL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
     "sampling": ({"l2": {"strength": 1e-3}}, {"subsample": 0.7, "colsample_bytree": 0.5, "colsample_bynode": 0.7}),
     "dart": ({"dropout": {"p": 0.3}}, {"subsample": 0.7}),
-    "stopping": ({"earlyStopping": {"patience": 20}}, {"colsample_bylevel": 0.5}),
-    "stopping dart": ({"dropout": {"p": 0.3}, "earlyStopping": {"patience": 20}}, {}),
+    "stopping": ({"earlyStopping": {"patience": 50}}, {"colsample_bylevel": 0.5}),
+    "stopping dart": ({"dropout": {"p": 0.3}, "earlyStopping": {"patience": 50}}, {}),
 }
 
 

@@ -47,7 +47,7 @@ class Rounds:
         self.history: list[dict[str, float]] = []
         self.raw, self.kept, self.done = b"", b"", 0  # the booster at the span's start; DART's best; rounds
         self.stopped = False
-        self._dart = parameters.get("booster") == "dart"
+        self._dart = "rate_drop" in parameters
         self._train = matrix(data.train, rebalancing, training=True, weight=rebalancing.rows(data))
         self._held = None if data.validation is None else matrix(data.validation, rebalancing)
 

@@ -6,6 +6,7 @@ the row weights. Its own default of lambda = 1 is not kept: without a block noth
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,6 +33,9 @@ OWNED: Final = frozenset(XGBOOST_OWNED) | {
 }
 """Set by blocks, by the task, the seed and the machine, or not in the exported form (vector leaves, updaters of foreign trees)."""
 
+DART: Final = frozenset({"skip_drop", "one_drop", "sample_type", "normalize_type"})
+"""Refinements of dropout; XGBoost would ignore them without it, and one_drop would even drop a tree each round."""
+
 
 def refuse(blocks: Mapping[str, Block], params: Mapping[str, Any], task: str) -> None:
     """R38: every declared block and field has a meaning here, and no parameter says what a block says."""
@@ -48,6 +52,11 @@ def refuse(blocks: Mapping[str, Block], params: Mapping[str, Any], task: str) ->
             "engine.xgboost.params: the trainer's XGBoost is a CPU build; remove device and gpu_hist"
         )
     refuse_owned("xgboost", OWNED, params)
+    for key in sorted(DART & set(params)):
+        if dropout is None:
+            raise InvalidConfigError(
+                f"engine.xgboost.params.{key}: it says how trees are dropped, and nothing drops them; add regularizers.dropout"
+            )
 
 
 def parameters(blocks: Mapping[str, Block], params: Mapping[str, Any], classes: int, n: float) -> dict[str, Any]:
@@ -63,11 +72,18 @@ def parameters(blocks: Mapping[str, Block], params: Mapping[str, Any], classes: 
         found["num_class"] = classes
     dropout: Any = blocks.get("dropout")
     if dropout is not None:
-        found |= {"booster": "dart", "rate_drop": dropout.p}
+        found |= {"rate_drop": dropout.p} | ({"booster": "dart"} if _dart_is_a_booster() else {})
     rebalancing: Any = blocks.get("classRebalancing")
     if rebalancing is not None and rebalancing.method == "logitAdjustment":
         found["base_score"] = 0.5 if classes == 2 else 0.0  # noqa: PLR2004 - zero log odds; the margin of the rows has the prior
     return found
+
+
+@cache
+def _dart_is_a_booster() -> bool:
+    """Until 3.3 DART is a booster of its own; later every tree booster takes rate_drop, and naming `dart` is deprecated."""
+    probe = xgboost.DMatrix(np.zeros((2, 1), dtype=np.float32), label=np.zeros(2))
+    return "rate_drop" not in _keys(json.loads(xgboost.Booster({"verbosity": 0}, [probe]).save_config()))
 
 
 def objective(classes: int) -> str:

@@ -70,12 +70,12 @@ def read(raw: bytes) -> Trees:
     """From `Booster.save_raw("json")`; ValueError for what this form cannot say (categories, vector leaves)."""
     learner = json.loads(raw)["learner"]
     booster = learner["gradient_booster"]
-    dart = booster["name"] == "dart"
-    model = (booster["gbtree"] if dart else booster)["model"]
+    model = booster.get("gbtree", booster)["model"]  # until 3.3 DART wrapped the tree booster
     trees, outputs = model["trees"], [int(i) for i in model["tree_info"]]
     if any(any(tree["split_type"]) or int(tree["tree_param"]["size_leaf_vector"]) > 1 for tree in trees):
         raise ValueError("the booster has categorical splits or vector leaves")
-    weights = np.asarray(booster["weight_drop"] if dart else [1.0] * len(trees), dtype=np.float32)
+    dropped = booster.get("weight_drop") or model.get("weight_drop") or [1.0] * len(trees)
+    weights = np.asarray(dropped, dtype=np.float32)
     parameters = learner["learner_model_param"]
     columns = max(int(parameters["num_class"]), 1)
     score = json.loads(parameters["base_score"])  # one number until 3.0, a list since
