@@ -56,6 +56,9 @@ def test_no_threshold_is_promised_that_cannot_be_kept() -> None:
     assert (
         selective.threshold_for(rng.random(20), np.zeros(20)) is None
     )  # even without an error, 20 rows promise 5 % to nobody
+    everything = selective.threshold_for(rng.random(150), np.zeros(150))  # half of them alone could not promise it
+    assert everything is not None
+    assert everything.coverage == 1.0
     sure = selective.threshold_for(rng.random(2000), np.zeros(2000))
     assert sure is not None
     assert sure.coverage > 0.9

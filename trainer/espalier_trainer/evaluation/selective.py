@@ -41,21 +41,20 @@ def threshold_for(
 ) -> Threshold | None:
     """The threshold of largest coverage found whose risk among answers is at most `max_risk` with probability `certainty`.
 
-    Selection with Guaranteed Risk: a binary search over the m observed confidences that spends certainty/ceil(log2 m) on each look
-    (union bound), so the guarantee survives the search. The rows must be independent of the fit. None when no threshold can be
-    promised.
+    Selection with Guaranteed Risk: a look at answering everything, then a binary search over the m observed confidences; each of the
+    ceil(log2 m) + 1 looks spends its share of 1 - certainty (union bound), so the guarantee survives the search. The rows must be
+    independent of the fit. None when no threshold can be promised: without errors, 5 % at 95 % still takes some hundred rows.
     """
     n = len(confidence)
     order = np.argsort(-confidence, kind="stable")
     values, errors = confidence[order], np.cumsum(wrong[order] != 0)
-    looks = max(1, int(np.ceil(np.log2(n))))
+    looks = max(1, int(np.ceil(np.log2(n)))) + 1
     share = 1.0 - (1.0 - certainty) / looks
     best: Threshold | None = None
-    low, high = 0, n - 1
+    low, high, middle = 0, n - 1, n - 1
     for _ in range(looks):
         if low > high:
             break
-        middle = (low + high) // 2
         last = (
             int(np.searchsorted(-values, -values[middle], side="right")) - 1
         )  # equal confidences are answered together
@@ -65,6 +64,7 @@ def threshold_for(
             low = last + 1
         else:
             high = middle - 1
+        middle = (low + high) // 2
     return best
 
 

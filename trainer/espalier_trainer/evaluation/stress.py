@@ -94,9 +94,11 @@ def _refusing(subject: Subject, chosen: Threshold | None, found: Findings, seed:
     found.metrics |= selective.measure(subject.p, y, subject.test.weight, chosen, rng.derive(seed, "select"))
     confidence, wrong = subject.p.max(axis=1), subject.p.argmax(axis=1) != y
     found.notes["riskCoverage"] = selective.curve(confidence, wrong)
-    if chosen is not None:
-        told = {"threshold": chosen.value, "riskBound": chosen.bound, "coverage": chosen.coverage}
-        found.notes["selective"] = told
+    found.notes["selective"] = (
+        {"reason": "no threshold can promise the risk: too few or too many wrong rows in calibration or validation"}
+        if chosen is None
+        else {"threshold": chosen.value, "riskBound": chosen.bound, "coverage": chosen.coverage}
+    )
 
 
 def _sample(rows: int) -> npt.NDArray[np.int64]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from espalier_api.artifact import PICTURES
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from espalier_api.artifact import ManifestTask, MetricValue
     from espalier_trainer.engines import Contribution, Engine, FitReport
@@ -20,8 +23,9 @@ def model_card(
     metrics: Mapping[str, MetricValue],
     report: FitReport,
     evaluation: Evaluation,
+    files: Collection[str] = (),
 ) -> str:
-    """The card as Markdown."""
+    """The card as Markdown; pictures among the `files` of the version are shown."""
     job = provenance.job
     rows = ", ".join(f"{name} {count}" for name, count in provenance.rows.items())
     classes = f" over {len(task.classes)} classes: {', '.join(task.classes[:20])}" if task.classes else ""
@@ -45,13 +49,18 @@ Rows: {rows}. Split: {job.data.split.strategy}, seed {job.data.split.seed}. Targ
 ## Regularizers
 {_blocks(report.contributions)}
 Temperature {evaluation.temperature:.4g}, folded into the graph.
-
+{_pictures(files)}
 ## Diagnosis
 {diagnosis}
 
 ## Limits
 Judged on rows like those of the snapshot; reference.json holds their distribution, and drift against it is watched when served.
 """
+
+
+def _pictures(files: Collection[str]) -> str:
+    shown = "\n".join(f"![{PurePosixPath(n).stem}]({n})" for n in sorted(files) if n.startswith(PICTURES))
+    return f"\n## Pictures\n{shown}\n" if shown else ""
 
 
 def _metric(name: str, value: MetricValue) -> str:

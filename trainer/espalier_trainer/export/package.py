@@ -13,6 +13,7 @@ from safetensors.numpy import save as save_tensors
 from espalier_api import artifact
 from espalier_api.artifact import ManifestTask, MetricValue, Tensor
 from espalier_api.evaluation import BUDGETED
+from espalier_trainer import pictures
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
 from espalier_trainer.errors import ParityError
 from espalier_trainer.evaluation import size
@@ -209,10 +210,11 @@ def build(
             "notes": report.notes,
         }
     )
+    files |= pictures.draw(report, first)
     files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
     files[artifact.REFERENCE] = _json(reference(data, told))
     files[artifact.MODEL_CARD] = model_card(
-        provenance, task_of(provenance.job, data), engine, told, report, first
+        provenance, task_of(provenance.job, data), engine, told, report, first, files
     ).encode()
     return Package(files, told, parity)
 
