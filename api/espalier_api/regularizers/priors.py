@@ -31,9 +31,9 @@ class TrustRegion(Targeted):
     """Keeps a new fit near a reference: never further than `radius`."""
 
     kind: Literal["kl", "l2ball"] = "kl"
-    """Distance of predictions per update, or of weights in all."""
+    """Distance of predictions on each batch, or of weights."""
     radius: float = Field(default=0.01, gt=0, le=10)
-    """Largest distance."""
+    """Largest mean KL(reference || ours), or largest ||w - w0||."""
     reference: ModelReference = "previousModel"
     """The model to stay near."""
 
@@ -44,11 +44,11 @@ class Ewc(Targeted, Scheduled):
     strength: float = Field(default=100.0, ge=0, le=1e6)
     """Lambda of strength/2 * sum F_i (w_i - w0_i)^2."""
     fisher: Literal["empirical", "exact"] = "empirical"
-    """Gradients at the given labels, or at labels drawn from the model."""
+    """Gradients at the given labels, or the expectation over the model's own labels."""
     samples: int = Field(default=1024, ge=1, le=1_000_000)
     """Examples for the estimate."""
     decay: float = Field(default=0.9, ge=0, le=1)
-    """How much of an older Fisher survives each task."""
+    """How much of the older Fisher goes into the one that is left for the next task."""
     reference: ModelReference = "previousModel"
     """The model whose task is kept."""
 

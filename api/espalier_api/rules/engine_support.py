@@ -37,6 +37,8 @@ TORCH: Final = frozenset(
         "calibration",
         "functional",
         "distillation",
+        "ewc",
+        "trustRegion",
     }
 )
 """Blocks that engine.torch trains."""

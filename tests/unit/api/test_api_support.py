@@ -44,4 +44,4 @@ def test_supported_looks_at_engine_and_task() -> None:
 def test_able_names_what_one_can_write() -> None:
     assert able("dropout", "regression") == ("torch", "xgboost")
     assert "sklearn lasso" in able("l1", "regression")
-    assert able("ewc", "classification") == ()
+    assert able("crossValidation", "classification") == ()

@@ -12,19 +12,11 @@ from espalier_trainer.engines.torch import transfer
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Reference
+from tests.unit.trainer.others import told
 from tests.unit.trainer.problems import Problem, classification, regression, solve, weights
 
 if TYPE_CHECKING:
-    from espalier_trainer.engines.torch.loop import Fit
     from tests.conftest import Prove
-
-
-def told(fit: Fit, problem: Problem) -> Reference:
-    """A fitted model as other jobs see it: log-probabilities or values on the same rows, and its weights."""
-    scores = fit.scores(torch.tensor(problem.x))
-    told = scores if fit.settings.regression else torch.log_softmax(scores, -1)
-    named = {name: w.detach().float().numpy() for name, w in fit.model.state_dict().items()}
-    return Reference("s3://m/v1/", "sha256:1", True, {"train": told.numpy()}, named)
 
 
 def mlp(seed: int = 0) -> torch.nn.Module:
