@@ -53,7 +53,7 @@ def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 
 def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
     """Blocks that are trained, but not in every variant of the API."""
-    calibration, dropout, robust = blocks.calibration, blocks.dropout, blocks.robust_loss
+    calibration, dropout = blocks.calibration, blocks.dropout
     yield (
         calibration is not None and calibration.method != "temperature",
         "regularizers.calibration.method",
@@ -63,9 +63,4 @@ def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
         dropout is not None and dropout.kind == "channel",
         "regularizers.dropout.kind: channel",
         "Use element or alpha",
-    )
-    yield (
-        robust is not None and robust.kind == "biTempered",
-        "regularizers.robustLoss.kind: biTempered",
-        "Use gce or symmetricCE",
     )

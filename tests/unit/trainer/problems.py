@@ -63,6 +63,7 @@ def context(problem: Problem, **changes: Any) -> PlanContext:
         "target_scale": 1.0,
         "splits": frozenset({"train", "validation", "calibration", "test"}),
         "declared": frozenset(),
+        "class_counts": tuple(np.bincount(problem.y, minlength=problem.classes).tolist()) if problem.classes else (),
     }
     return PlanContext(**{**values, **changes})
 
@@ -102,13 +103,25 @@ def solve(
     seed: int = 0,
     log_every: int = 50,
     references: Mapping[str, Reference] | None = None,
+    groups: Mapping[str, npt.NDArray[Any]] | None = None,
+    extra: Mapping[str, Problem] | None = None,
 ) -> Fit:
     """Run our loop; full batches unless told otherwise. The model is `fit.model`."""
     made = blocks(declared)
+    known = {"declared": frozenset(declared), "groups": frozenset(groups or {}), "extra": frozenset(extra or {})}
     size = batch or len(problem.y)
     per_epoch = -(-len(problem.y) // size)
     for block in made:
-        block.plan(context(problem, references=references or {}, epochs=steps // per_epoch, steps_per_epoch=per_epoch))
+        block.plan(
+            context(
+                problem,
+                references=references or {},
+                epochs=steps // per_epoch,
+                steps_per_epoch=per_epoch,
+                batch_size=size,
+                **known,
+            )
+        )
     settings = Settings(
         optimizer=OptimizerSpec(kind, dict(options or {})),
         rate=ConstantRate(rate) if isinstance(rate, float) else rate,
@@ -119,7 +132,10 @@ def solve(
         log_every=log_every,
     )
     held = None if validation is None else tensors(validation.x, validation.y)
-    fit = Fit(model or linear(problem), made, tensors(problem.x, problem.y, weight), held, settings)
+    train = tensors(problem.x, problem.y, weight)
+    train.groups = {name: torch.tensor(codes) for name, codes in (groups or {}).items()}
+    others = {name: tensors(other.x, other.y) for name, other in (extra or {}).items()}
+    fit = Fit(model or linear(problem), made, train, held, settings, others)
     fit.run(session or Alone())
     return fit
 

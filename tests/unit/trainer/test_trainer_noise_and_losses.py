@@ -209,8 +209,6 @@ def test_losses_fit_their_task() -> None:
         solve(regression(), {"robustLoss": {}}, steps=1)
     with pytest.raises(InvalidConfigError, match=r"huber does not fit task\.type classification"):
         solve(classification(), {"robustLoss": {"kind": "huber"}}, steps=1)
-    with pytest.raises(InvalidConfigError, match="biTempered is not implemented"):
-        solve(classification(), {"robustLoss": {"kind": "biTempered"}}, steps=1)
     with pytest.raises(InvalidConfigError, match="labelSmoothing: a regression has no labels"):
         solve(regression(), {"labelSmoothing": {}}, steps=1)
 

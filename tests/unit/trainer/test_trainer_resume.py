@@ -39,6 +39,12 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "sigma": {"spectralNorm": {"strength": 0.1}},
     "bound": {"spectralNorm": {"mode": "bound", "bound": 0.8}},
     "margin": {"maxMargin": {}},
+    "priors": {"classRebalancing": {}},
+    "oversample": {"classRebalancing": {"method": "oversample"}},
+    "attack": {"adversarial": {"epsilon": 0.3, "steps": 2}, "dropout": {"p": 0.3}},
+    "trades": {"adversarial": {"attack": "trades", "norm": "l2", "epsilon": 0.3, "steps": 2}},
+    "worstGroup": {"fairness": {"kind": "groupDRO", "column": "g", "strength": 3.0}},
+    "mmce": {"calibrationLoss": {"kind": "mmce"}},
     "dropConnect": {"dropConnect": {"p": 0.3}},
     "augmentation": {"augmentation": {"policy": "tabular.swapNoise"}},
     "mixup": {"batchMixing": {"alpha": 0.4}},
@@ -91,8 +97,9 @@ def model() -> torch.nn.Module:
 def run(declared: dict[str, Any], session: Interrupted, kind: str) -> dict[str, torch.Tensor]:
     train, held = classification(90, seed=1), classification(60, seed=2)
     fit = solve(
-        train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(), validation=held, session=session
-    )  # type: ignore[arg-type]
+        train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(), validation=held, session=session,
+        groups={"g": (train.x[:, 0] > 0).astype(int)},
+    )  # type: ignore[arg-type]  # fmt: skip
     return {name: p.detach().clone() for name, p in fit.parameters.items()}
 
 
