@@ -66,6 +66,8 @@ class ManifestTask(StatusModel):
     """Columns of `input`, in order, raw: preprocessing is inside the graph."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    min_confidence: float | None = Field(default=None, ge=0, le=1)
+    """What the block `abstention` promised: less sure answers are not given (outcome `rejected`)."""
 
 
 class FileEntry(StatusModel):

@@ -54,6 +54,7 @@ class ServedModel:
         """Raises ArtifactError when `reference` (reference.json) does not fit the model."""
         task = model.task
         self._config = config
+        self._guards = _strictest(config.output_guards, task.min_confidence)
         self._model = model
         self._metrics = metrics
         self._bins = FeatureBins.of(reference, task.features)
@@ -69,7 +70,7 @@ class ServedModel:
         query = read_query(raw, self._model.task, self._config.limits.max_batch)
         answer = self._model.run(query.rows)
         predicted, confidence = _claims(answer)
-        rejected = _guard(answer, confidence, self._config.output_guards)
+        rejected = _guard(answer, confidence, self._guards)
         flags = rejected.tolist()
         claims = zip(predicted.tolist(), confidence.tolist(), flags, strict=True)
         ids = [self._ids.issue(now_ms, value, sure, rejected=flag) for value, sure, flag in claims]
@@ -106,6 +107,13 @@ def _claims(answer: Answer) -> tuple[NDArray[Any], NDArray[Any]]:
         return answer.label, answer.probabilities[np.arange(len(answer.label)), answer.label]
     assert answer.value is not None  # noqa: S101 - an Answer holds one or the other
     return answer.value, np.ones(len(answer.value))
+
+
+def _strictest(guards: OutputGuards, promised: float | None) -> OutputGuards:
+    """The spec's guards, raised to the confidence below which the version itself was trained not to answer (abstention)."""
+    declared = guards.min_confidence
+    both = [bound for bound in (declared, promised) if bound is not None]
+    return guards.model_copy(update={"min_confidence": max(both, default=None)})
 
 
 def _guard(answer: Answer, confidence: NDArray[Any], guards: OutputGuards) -> NDArray[np.bool_]:

@@ -184,6 +184,7 @@ class PostContext:
     transforms: list[ScoreTransform] = field(default_factory=list)  # in order; a block that appends calls `transform`
     files: dict[str, bytes] = field(default_factory=dict)  # more files of the artifact, by name
     x: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # per split: standardized features (rows, features)
+    min_confidence: float | None = None  # below it the server does not answer
 
     def transform(self, transform: ScoreTransform) -> None:
         """Append a transform; blocks after this one see its effect in `scores`."""

@@ -37,6 +37,7 @@ TORCH: Final = frozenset(
         "fairness",
         "adversarial",
         "weightAveraging",
+        "abstention",
         "earlyStopping",
         "calibration",
         "functional",

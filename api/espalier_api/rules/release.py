@@ -53,12 +53,7 @@ def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 
 def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
     """Blocks that are trained, but not in every variant of the API."""
-    calibration, dropout = blocks.calibration, blocks.dropout
-    yield (
-        calibration is not None and calibration.method != "temperature",
-        "regularizers.calibration.method",
-        "Use temperature",
-    )
+    dropout = blocks.dropout
     yield (
         dropout is not None and dropout.kind == "channel",
         "regularizers.dropout.kind: channel",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from espalier_api.serving import OutputGuards, OutputRange
 from tests.unit.server.test_server_tensors import JSON, NEARLY
-from tests.unit.server.tiny import Version, classifier_files, logarithm_graph, npz, regressor_files, softmax
+from tests.unit.server.tiny import Version, classifier_files, logarithm_graph, npz, regressor_files, softmax, task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +80,16 @@ async def test_below_min_confidence_the_server_abstains(start: Callable[..., Pod
     assert await pod.metric("inference_requests_total", outcome="rejected") == 1
     assert await pod.metric("inference_requests_total", outcome="ok") == 0
     assert await pod.metric("inference_duration_seconds_count") == 1
+
+
+@pytest.mark.parametrize("declared,promised", [(None, 0.9), (0.2, 0.9), (0.9, 0.2)])
+async def test_the_stricter_of_spec_and_abstention_decides(
+    start: Callable[..., Pod], declared: float | None, promised: float
+) -> None:
+    version = Version()
+    version.seal(task={**task().dump(), "minConfidence": promised})
+    pod = start(version, output_guards=OutputGuards(min_confidence=declared))
+    assert (await pod.infer(ROWS)).json()["parameters"]["rejected"] == [True, False]
 
 
 async def test_a_value_out_of_range_is_not_answered(start: Callable[..., Pod]) -> None:

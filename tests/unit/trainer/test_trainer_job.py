@@ -181,11 +181,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"data": {**jobs.job()["data"], "split": {"validation": 0.2, "test": 0.2}}, "regularizers": {"calibration": {}}},
         ("calibration",),
     ),
-    "calibration that is not there": ({"regularizers": {"calibration": {"method": "isotonic"}}}, ("isotonic",)),
-    "architecture that is not there": (
-        {"engine": {"torch": {"architecture": {"tabularTransformer": {}}}}, "regularizers": {}},
-        ("tabularTransformer", "use mlp"),
-    ),
     "precision that is not there": (
         {"engine": {"torch": {"architecture": {"mlp": {}}, "precision": "fp16"}}, "regularizers": {}},
         ("fp16",),

@@ -55,6 +55,7 @@ class Evaluation:
     # of the packaged fit only: a resumed run fits that one anew, so these need no place in a checkpoint
     transforms: tuple[ScoreTransform, ...] = ()
     files: dict[str, bytes] = field(default_factory=dict)
+    min_confidence: float | None = None
     preprocessing: str = ""  # digest of what stood before the model when it was judged
     reliability: list[list[float]] = field(default_factory=list)  # per bin: mean confidence, accuracy, rows
 
@@ -102,6 +103,7 @@ def evaluate(
         sample=answers[variance.kept_rows(*answers.shape)],
         transforms=tuple(context.transforms),
         files=dict(context.files),
+        min_confidence=context.min_confidence,
         preprocessing=standardizer.to_json()["digest"],
         reliability=[] if p is None else calibration.reliability(p, test.y),
     )

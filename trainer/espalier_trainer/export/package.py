@@ -161,6 +161,7 @@ class Package:
     files: dict[str, bytes]
     metrics: dict[str, MetricValue]
     parity: float
+    min_confidence: float | None = None  # what abstention promised
 
 
 def build(
@@ -216,7 +217,7 @@ def build(
     files[artifact.MODEL_CARD] = model_card(
         provenance, task_of(provenance.job, data), engine, told, report, first, files
     ).encode()
-    return Package(files, told, parity)
+    return Package(files, told, parity, first.min_confidence)
 
 
 def _exported(
