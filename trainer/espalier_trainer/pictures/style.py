@@ -38,7 +38,9 @@ class Picture:
 
     def __init__(self, panels: int = 1) -> None:
         with mpl.rc_context(_LOOK):
-            self._figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
+            self._figure = Figure(figsize=SIZE, dpi=DPI)  # fixed margins: a layout engine draws everything twice
+            left = 0.1 if panels == 1 else 0.22
+            self._figure.subplots_adjust(left=left, right=0.97, bottom=0.14, top=0.91, wspace=0.12)
             FigureCanvasAgg(self._figure)
             self.axes: list[Axes] = list(self._figure.subplots(1, panels, squeeze=False)[0])
 
