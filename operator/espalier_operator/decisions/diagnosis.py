@@ -1,7 +1,7 @@
 """What the logged signals say about a version, as failure modes F1-F8 of the guide.
 
-The trainer sees the curves and diagnoses F1 to F6 and F8 itself (its result carries them); what only the outside can
-see is added here.
+The trainer diagnoses all of them itself (its result carries them, and they are the last thing its termination message
+gives up); what only the outside can see is added here.
 """
 
 from __future__ import annotations

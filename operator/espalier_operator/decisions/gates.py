@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from espalier_api.artifact import MetricValue
 
 MIN_GROUP_ROWS = 50
-"""A group with fewer rows says nothing about the worst group (Gate.worst)."""
+"""A group with fewer rows is reported and decides nothing."""
 
 
 def judge_gates(
@@ -71,7 +71,7 @@ def _value(gate: Gate, metrics: Mapping[str, MetricValue]) -> float | None:
         return None if recorded is None else recorded.value
     prefix = f"{gate.metric}/{gate.group}="
     groups = [metric for name, metric in metrics.items() if name.startswith(prefix)]
+    big = [metric.value for metric in groups if metric.n is None or metric.n >= MIN_GROUP_ROWS]
     if gate.worst:
-        big = [metric.value for metric in groups if metric.n is None or metric.n >= MIN_GROUP_ROWS]
         return (min if gate.metric in HIGHER_IS_BETTER else max)(big, default=None)
-    return sum(metric.value for metric in groups) / len(groups) if groups else None
+    return sum(big) / len(big) if big else None

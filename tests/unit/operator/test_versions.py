@@ -148,7 +148,10 @@ def test_groups_worst_and_mean() -> None:
         None,
     )
     assert (worst.passed, worst.value) == (True, 0.7)  # c is too small to say anything
-    assert not mean.passed
+    assert (mean.passed, mean.value) == (True, 0.8)  # nor about the mean
+    few = {"accuracy/region=c": value(0.9, 49)}
+    (nothing,) = judge_gates((Gate(metric="accuracy", group="region", min=0.65),), few, None)
+    assert (nothing.passed, nothing.value) == (False, None)
 
 
 def test_metrics_that_gates_need_survive_the_bound() -> None:
