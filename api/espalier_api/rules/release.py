@@ -43,7 +43,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     engine, task = spec.engine, spec.task.type
     if engine.torch is not None:
-        yield engine.torch.architecture.mlp is None, "engine.torch.architecture", "Use mlp"
         yield engine.torch.precision == "fp16", "engine.torch.precision: fp16", "Use bf16 or fp32"
     if engine.sklearn is not None and supported(engine, task) is None:
         others = sorted(estimator for estimator, kind in SKLEARN if kind == task)

@@ -12,7 +12,7 @@ import espalier_api.rules
 from espalier_api.model import RegularizedModelSpec
 from espalier_api.rules import RULES, Subject, engine_support, errors, not_in_this_release, validate
 from espalier_api.rules.privacy import private_normalization
-from tests.unit.api.rule_cases import CASES, CNN, Case
+from tests.unit.api.rule_cases import CASES, Case
 from tests.unit.api.rule_specs import BASE, levels, spec
 
 LEANING = frozenset(rule.id for rule in RULES if rule.keeps)
@@ -119,7 +119,7 @@ def test_all_findings_are_listed_in_order_of_rules() -> None:
         ("search", "{search: {space: {regularizers.l2.strength: {uniform: {min: 0, max: 1}}}}}"),
         ("training.nodes", "{training: {nodes: 2}}"),
         ("serving.autoscaling", "{serving: {autoscaling: {}}}"),
-        ("engine.torch.architecture", CNN),
+        ("engine.torch.precision", "{engine: {torch: {architecture: {mlp: {}}, precision: fp16}}}"),
         ("engine.sklearn.estimator", "{engine: {sklearn: {estimator: ridge}}}"),
     ],
 )

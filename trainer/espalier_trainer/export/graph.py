@@ -13,7 +13,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy.typing as npt
     from onnx import NodeProto
@@ -53,6 +53,23 @@ class Graph:
         name = output or self._name(operator)
         self.nodes.append(helper.make_node(operator, list(inputs), [name], name=f"node_{name}", **attributes))
         return name
+
+
+def scores_graph(append: Callable[[Graph, str], str], features: int, outputs: int) -> bytes:
+    """Only a network as ONNX bytes: `append` adds its nodes to a value [N, features] and names the result [N, outputs]."""
+    graph = Graph()
+    scores = append(graph, ONNX_INPUT)
+    proto = helper.make_graph(
+        graph.nodes,
+        "scores",
+        [helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", features])],
+        [helper.make_tensor_value_info(scores, TensorProto.FLOAT, ["N", outputs])],
+        graph.constants,
+    )
+    model = helper.make_model(
+        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="espalier", ir_version=IR_VERSION
+    )
+    return bytes(model.SerializeToString())
 
 
 def served_graph(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from espalier_trainer import rng
-from espalier_trainer.engines.torch import architectures, losses
+from espalier_trainer.engines.torch import architectures, losses, measure
 from espalier_trainer.engines.torch.convert import append
 from espalier_trainer.engines.torch.layers import on_device
 from espalier_trainer.engines.torch.loop import Fit
@@ -85,7 +85,7 @@ class TorchEngine:
             class_counts=tuple(np.bincount(data.train.y, minlength=data.classes).tolist()) if data.classes else (),
         )
         model = self._model(data, 0)
-        work = sum(p.numel() for p in model.parameters()) * min(self.config.batch_size, len(data.train))
+        work = measure.flops(model, len(data.features)) // 2 * min(self.config.batch_size, len(data.train))
         torch.set_num_threads(threads_for(work, cpu_limit()))
         self._new_fit(model, self._blocks(), data, None, 0)  # targets select something
 

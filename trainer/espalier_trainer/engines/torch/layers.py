@@ -7,7 +7,7 @@ so (`identity_in_evaluation`), any other brings its own `to_onnx(graph, x)`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.targets import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from espalier_trainer.export.graph import Graph
 
@@ -37,19 +37,54 @@ class Layer(nn.Sequential):
     """One step of a network that surgery may change: its parts carry the names of ORDER."""
 
 
-class ResidualLayer(Layer):
-    """A layer whose input is added to its output; both have the same width. `stochasticDepth` may replace `drop`."""
+class Residual:
+    """What adds a branch to its input says so by this base: `stochasticDepth` sets `drop`, and `forward` calls `kept`.
+
+    `drop` holds no weights and is no module, so a container that walks its children never meets it.
+    """
+
+    drop: Callable[[torch.Tensor], torch.Tensor] | None = None
+    training: bool
+
+    def kept(self, branch: torch.Tensor) -> torch.Tensor:
+        """The branch's output, in training as `drop` leaves it."""
+        return branch if self.drop is None or not self.training else self.drop(branch)
+
+
+class ResidualLayer(Layer, Residual):
+    """A layer whose input is added to its output; both have the same width."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (rows, width) to x + layer(x)."""
         inner: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
-        return x + inner
+        return x + self.kept(inner)
 
     def to_onnx(self, graph: Graph, x: str) -> str:
         """x + layer(x)."""
         from espalier_trainer.engines.torch.convert import append_all  # noqa: PLC0415 - convert walks layers, layers ask convert
 
         return graph.add("Add", x, append_all(graph, self.children(), x))
+
+
+class Channels(NamedTuple):
+    """Channels of one layer that may be removed: only the module at `consumer` (or the first linear map or convolution in
+    it) reads them, `spread` of its inputs in a row for each channel.
+    """
+
+    layer: str
+    consumer: str
+    spread: int = 1
+
+
+def weighted(layer: nn.Module) -> nn.Linear | nn.Conv1d | nn.Conv2d | None:
+    """The linear map or convolution that a layer is named for; None when it has neither."""
+    found = getattr(layer, "linear", None) or getattr(layer, "conv", None)
+    return found if isinstance(found, (nn.Linear, nn.Conv1d, nn.Conv2d)) else None
+
+
+def residual_names(model: nn.Module) -> list[str]:
+    """Dotted names of everything that adds a branch to its input, in the order of definition."""
+    return [name for name, module in model.named_modules() if isinstance(module, Residual)]
 
 
 def layer_names(model: nn.Module) -> list[str]:

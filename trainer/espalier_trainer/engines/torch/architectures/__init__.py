@@ -23,9 +23,7 @@ def build(architecture: Architecture, features: int, outputs: int) -> nn.Module:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        raise InvalidConfigError(
-            f"engine.torch.architecture: {name} is not implemented by this trainer; use mlp"
-        ) from None
+        raise InvalidConfigError(f"engine.torch.architecture: {name} is not implemented by this trainer") from None
     return cast("nn.Module", make(config, features, outputs))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from espalier_trainer.engines.torch.layers import ACTIVATIONS, Layer, ResidualLayer
+from espalier_trainer.engines.torch.layers import ACTIVATIONS, Channels, Layer, Residual, ResidualLayer, layer_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,15 @@ class Mlp(nn.Sequential):
         super().__init__(
             OrderedDict[str, nn.Module](hidden=nn.Sequential(*layers), head=nn.Linear(widths[-1], outputs))
         )
+
+    def channels(self) -> list[Channels]:
+        """Units that only one layer reads; those of residual layers are added to their input and cannot go alone."""
+        names = [*layer_names(self), "head"]
+        return [
+            Channels(a, b)
+            for a, b in itertools.pairwise(names)
+            if not any(isinstance(self.get_submodule(name), Residual) for name in (a, b))
+        ]
 
 
 def build(config: MlpConfig, features: int, outputs: int) -> nn.Module:
