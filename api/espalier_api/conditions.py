@@ -99,7 +99,9 @@ NOT_YET_IMPLEMENTED: Final = Reason(
 )
 MODEL_NOT_FOUND: Final = Reason("ModelNotFound", "`modelRef` names no RegularizedModel in this namespace.")
 NAME_CONFLICT: Final = Reason("NameConflict", "Another object already owns the name of a child; rename one of them.")
-REFERENCE_NOT_FOUND: Final = Reason("ReferenceNotFound", "A named Secret, Gateway, policy or version does not exist.")
+REFERENCE_NOT_FOUND: Final = Reason(
+    "ReferenceNotFound", "A named Secret, Gateway, policy, model or version does not exist."
+)
 
 # --- reasons: data ---------------------------------------------------------------------------------------------------
 RESOLVED: Final = Reason("Resolved", "The snapshot's digest is known.")
@@ -127,6 +129,13 @@ WAITING_FOR_RETRY: Final = Reason(
     "WaitingForRetry", "The last attempt failed for a reason that may pass; the next starts after a backoff."
 )
 WAITING_FOR_DATA: Final = Reason("WaitingForData", "Training starts when the snapshot is resolved.")
+WAITING_FOR_REFERENCE: Final = Reason(
+    "WaitingForReference",
+    "Training starts when the model that a block refers to has the version; the message names both.",
+)
+REFERENCE_UNREADABLE: Final = Reason(
+    "ReferenceUnreadable", "The model that a block refers to lies in another bucket or behind another Secret."
+)
 WAITING_FOR_SPEC: Final = Reason("WaitingForSpec", "Training starts when the spec is valid.")
 TRAINING_SUCCEEDED: Final = Reason("TrainingSucceeded", "The trainer ended with 0 and its artifact is complete.")
 INVALID_CONFIG: Final = Reason("InvalidConfig", "The trainer refused the configuration (exit 42). Final.")

@@ -129,6 +129,17 @@ class TrialsStatus(StatusModel):
     best: float | None = None
 
 
+class ReferenceStatus(StatusModel):
+    """Another model that a version is trained with, resolved when its training began."""
+
+    name: str = Field(max_length=80)
+    """As the spec writes it: `previousModel`, `big` or `big@v3`."""
+    model: str = Field(max_length=63)
+    version: str = Field(max_length=16)
+    uri: str = Field(max_length=1024)
+    digest: str = Field(max_length=71)
+
+
 class TrainingStatus(StatusModel):
     """The attempt that runs or waits; written only when it moved."""
 
@@ -152,6 +163,8 @@ class TrainingStatus(StatusModel):
     validation_loss: float | None = None
     trials: TrialsStatus | None = None
     last_failure: str | None = Field(default=None, max_length=1024)
+    references: Annotated[tuple[ReferenceStatus, ...], Field(max_length=32), ListMap("name")] = ()
+    """The same for every attempt of the version."""
 
 
 class SnapshotStatus(StatusModel):

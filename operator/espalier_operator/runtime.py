@@ -116,6 +116,7 @@ class Runtime:
             ServedDigests(),
         )
         self.loops = Loops(caches, executor, reconcile_timeout=settings.reconcile_timeout)
+        executor.on_written = self.loops.written
         for make in CONTROLLERS:
             self.loops.register(make(self.parts))
         self.health = Health(caches, self.loops, settings.liveness_grace.total_seconds())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from espalier_api.names import FINALIZER
@@ -48,6 +48,8 @@ class Executor:
         self._store = store
         self._applied: dict[ObjectRef, tuple[str, object]] = {}
         self._unpurged: dict[ObjectRef, tuple[str, ...]] = {}
+        self.on_written: Callable[[Object], None] | None = None
+        """Told of each status that was written: caches wake nobody for our own writes."""
 
     async def execute(self, plan: Plan, owner: Object) -> None:
         """Carry out `plan` for `owner` (as observed). Raises KubeError; what was done until then stays done and is
@@ -91,6 +93,8 @@ class Executor:
         version = owner["metadata"]["resourceVersion"]
         stored = await self._kube.patch_status(ObjectRef.of(owner), change, resource_version=version)
         self._caches.assume(stored)
+        if self.on_written is not None:
+            self.on_written(stored)
         return stored
 
     async def _apply(self, manifest: Mapping[str, Any]) -> None:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from espalier_api.names import KIND_MODEL
 from espalier_operator import telemetry
 from espalier_operator.adapters.kube import ConflictError, KubeError, NamespaceTerminatingError, NotFoundError, Object
 from espalier_operator.adapters.watches import Caches, is_own, model_of
+from espalier_operator.decisions.references import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +94,8 @@ class Loops:
         self._wakes: dict[Key, _Wake] = {}
         self._topics: dict[tuple[str, str], set[Key]] = defaultdict(set)
         self._topic_of: dict[Key, tuple[str, str]] = {}
+        self._referrers: dict[tuple[str, str], set[Key]] = defaultdict(set)
+        self._refers_to: dict[Key, frozenset[str]] = {}
         self._due: dict[Key, float] = {}
 
     def register(self, controller: Controller) -> None:
@@ -109,6 +113,12 @@ class Loops:
             self.ensure(key)
             self._wake(key)
         for key in tuple(self._topics.get((namespace, model_of(obj)), ())):
+            self._wake(key)
+        self.written(obj)
+
+    def written(self, obj: Object) -> None:
+        """We wrote an object ourselves: its own loops know, but models that refer to its model must look."""
+        for key in tuple(self._referrers.get((obj["metadata"].get("namespace", ""), model_of(obj)), ())):
             self._wake(key)
 
     def ensure(self, key: Key) -> None:
@@ -227,10 +237,25 @@ class Loops:
                 self._topics[before].discard(key)
             self._topics[topic].add(key)
             self._topic_of[key] = topic
+        self._refer(key, models_of(obj) if obj["kind"] == KIND_MODEL else frozenset())
+
+    def _refer(self, key: Key, models: frozenset[str]) -> None:
+        """Keep who is to be woken when a model that `key` refers to has news."""
+        before = self._refers_to.pop(key, frozenset())
+        for model in before - models:
+            topic = (key.namespace, model)
+            self._referrers[topic].discard(key)
+            if not self._referrers[topic]:
+                del self._referrers[topic]
+        for model in models - before:
+            self._referrers[key.namespace, model].add(key)
+        if models:
+            self._refers_to[key] = models
 
     def _leave(self, key: Key, controller: Controller) -> None:
         """Forget everything about the loop first: should the controller fail to, a new loop can still start."""
         self._topics[self._topic_of.pop(key, ("", ""))].discard(key)
+        self._refer(key, frozenset())
         for held in (self._loops, self._wakes, self._due):
             held.pop(key, None)
         telemetry.OBJECTS.labels(key.kind).set(sum(other.kind == key.kind for other in self._loops))

@@ -13,10 +13,13 @@ from espalier_operator.decisions import versions as v
 from espalier_operator.decisions.attempts import Attempt, AttemptState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from espalier_api.kubernetes import ObjectMeta
     from espalier_api.model import RegularizedModelSpec, RegularizedModelStatus, TrainingStatus, VersionStatus
     from espalier_api.training import TrainingProgress
     from espalier_operator.decisions.plan import ObjectRef
+    from espalier_operator.decisions.references import Other
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Seen:
     holdings: Holdings | StoreTrouble | None = None
     manifest: v.Stored | StoreTrouble | Absent | None = None
     progress: TrainingProgress | None = None
+    others: Mapping[str, Other] = field(default_factory=dict)
+    """Models of this namespace that the spec refers to, by name; one that does not exist is missing."""
 
     @property
     def valid_spec(self) -> RegularizedModelSpec:

@@ -16,6 +16,7 @@ from espalier_operator.decisions import versions as v
 from espalier_operator.decisions.model_seen import Listing, Seen, StoreTrouble, fitting_version
 from espalier_operator.decisions.models import Start, Step, next_step
 from espalier_operator.decisions.plan import Condition, ConditionStatus, Event, Plan, upsert
+from espalier_operator.decisions.references import Unresolved, resolve
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -141,8 +142,7 @@ def _data_resolved(seen: Seen) -> Condition:
 
 def _trained(seen: Seen, current: VersionStatus | None, step: Step) -> Condition:
     if current is None:
-        waits = c.WAITING_FOR_SPEC if seen.verdict.errors or seen.spec is None else c.WAITING_FOR_DATA
-        return Condition(c.TRAINED, "False", waits)
+        return _not_begun(seen)
     if current.state == "Failed":
         return Condition(c.TRAINED, "False", str(current.reason), f"{current.version}: {current.message}")
     training = seen.status.training
@@ -157,6 +157,15 @@ def _trained(seen: Seen, current: VersionStatus | None, step: Step) -> Condition
     words = f"attempt {training.attempt} of {training.version}"
     detail = f": {seen.attempt.message}" if seen.attempt.message else ""
     return Condition(c.TRAINED, "False", str(seen.attempt.reason), words + detail)
+
+
+def _not_begun(seen: Seen) -> Condition:
+    """What the first attempt waits for: the spec, the data, or a model that a block refers to."""
+    if seen.verdict.errors or seen.spec is None:
+        return Condition(c.TRAINED, "False", c.WAITING_FOR_SPEC)
+    if isinstance(seen.listing, Listing) and isinstance(lacks := resolve(seen), Unresolved):
+        return Condition(c.TRAINED, "False", lacks.reason, lacks.message)
+    return Condition(c.TRAINED, "False", c.WAITING_FOR_DATA)
 
 
 def _gates_passed(current: VersionStatus | None) -> Condition:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from espalier_api import conditions as c
 from espalier_api.hashing import spec_hash
 from espalier_api.model import (
+    ReferenceStatus,
     RegularizedModelStatus,
     SnapshotStatus,
     TrainingStatus,
@@ -36,6 +37,7 @@ from espalier_operator.decisions.model_seen import (
     may_be_published,
 )
 from espalier_operator.decisions.plan import Event, ObjectRef, shorten
+from espalier_operator.decisions.references import Unresolved, resolve
 
 if TYPE_CHECKING:
     from espalier_api.kubernetes import ObjectMeta
@@ -54,6 +56,7 @@ class Start:
 
     version: VersionStatus
     attempt: int
+    references: tuple[ReferenceStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +182,19 @@ def begin_the_attempt(seen: Seen, now: datetime) -> Step | None:
     job = job_name(seen.meta.name, training.version, training.attempt)
     running = training.model_copy(update={"job": job, "retry_at": None, "started_at": None})
     status = seen.status.model_copy(update={"training": running})
-    return Step(status, start=Start(version, training.attempt), requeue_after=FOLLOW)
+    return Step(status, start=Start(version, training.attempt, training.references), requeue_after=FOLLOW)
 
 
 def wait_for_the_store(seen: Seen, _: datetime) -> Step | None:
     """Neither data nor numbers can be known now; nothing is guessed."""
     silent = isinstance(seen.listing, StoreTrouble) or isinstance(seen.holdings, StoreTrouble) or _is_unpinned(seen)
     return Step(seen.status, requeue_after=ASK_STORE_AGAIN) if silent else None
+
+
+def wait_for_references(seen: Seen, _: datetime) -> Step | None:
+    """A version is due, but a model that it refers to has none to give. Their events wake this model."""
+    due = isinstance(seen.listing, Listing) and (is_asked_for(seen) or fitting_version(seen) is None)
+    return Step(seen.status, requeue_after=ASK_STORE_AGAIN) if due and isinstance(resolve(seen), Unresolved) else None
 
 
 def do_as_a_request_asks(seen: Seen, now: datetime) -> Step | None:
@@ -223,6 +232,7 @@ RULES: Final[tuple[Rule, ...]] = (
     follow_the_attempt,  # the Job is there
     begin_the_attempt,  # the Job is not there yet
     wait_for_the_store,  # data and numbers first
+    wait_for_references,  # a teacher first
     do_as_a_request_asks,  # once per request id
     start_a_version,  # level-triggered: whenever nothing fits
     be_content,  # always applies
@@ -266,14 +276,23 @@ def _begin_version(
         requested_by=f"request/{request}" if request else "spec",
     )
     job = job_name(seen.meta.name, version.version, 1)
+    references = resolve(seen)
+    assert not isinstance(references, Unresolved)  # noqa: S101 - wait_for_references comes before
+    attempt = TrainingStatus(
+        version=version.version, job=job, attempt=1, spec_hash=version.spec_hash, references=references
+    )
     changes: dict[str, Any] = {
         "versions": v.replace(status.versions, version),
         "next_version": number + 1,
         "snapshot": _snapshot(seen, listing, now),
-        "training": TrainingStatus(version=version.version, job=job, attempt=1, spec_hash=version.spec_hash),
+        "training": attempt,
     }
-    event = Event.normal(c.TRAINING, f"training {version.version} on {listing.objects} objects, {listing.digest}")
-    return Step(status.model_copy(update=changes), start=Start(version, 1), events=(event,), requeue_after=FOLLOW)
+    told = "".join(f", with {each.model}@{each.version} as {each.name}" for each in references)
+    words = f"training {version.version} on {listing.objects} objects, {listing.digest}{told}"
+    event = Event.normal(c.TRAINING, words)
+    return Step(
+        status.model_copy(update=changes), start=Start(version, 1, references), events=(event,), requeue_after=FOLLOW
+    )
 
 
 def _followed(seen: Seen) -> RegularizedModelStatus:
@@ -353,6 +372,7 @@ def _try_again(
         spec_hash=training.spec_hash,
         retry_at=now + delay,
         last_failure=words,
+        references=training.references,
     )
     event = Event.warning(
         str(attempt.reason), f"attempt {training.attempt} of {training.version}: {words}; again in {delay}"

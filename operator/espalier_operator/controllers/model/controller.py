@@ -105,7 +105,8 @@ class ModelController:
         if start is None or spec is None:
             return decision.plan
         image = self._settings.trainer_image
-        return replace(decision.plan, apply=job_children(seen.meta, spec, start.version, start.attempt, image))
+        children = job_children(seen.meta, spec, start.version, start.attempt, image, start.references)
+        return replace(decision.plan, apply=children)
 
 
 def _serving(seen: Seen, decision: Decision) -> dict[str, str]:

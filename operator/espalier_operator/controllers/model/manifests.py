@@ -12,14 +12,14 @@ from espalier_api import names
 from espalier_api.evaluation import BUDGETED
 from espalier_api.hashing import sha256
 from espalier_api.kubernetes import EnvVar, ObjectMeta, owner_reference
-from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, JobSigning, TrainingJob
+from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, JobReference, JobSigning, TrainingJob
 from espalier_operator.decisions.attempts import CONTAINER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from espalier_api.evaluation import Gate
-    from espalier_api.model import RegularizedModelSpec, VersionStatus
+    from espalier_api.model import ReferenceStatus, RegularizedModelSpec, VersionStatus
     from espalier_api.model_spec import Signing, Training
 
 KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
@@ -35,18 +35,28 @@ SHM_SIZE: Final = "1Gi"
 
 
 def job_children(
-    meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int, image: str
+    meta: ObjectMeta,
+    spec: RegularizedModelSpec,
+    version: VersionStatus,
+    attempt: int,
+    image: str,
+    references: tuple[ReferenceStatus, ...] = (),
 ) -> tuple[Mapping[str, Any], ...]:
     """The ConfigMap first, so that the pod never waits for it, then the Job."""
     image = spec.training.image or image
-    document = training_job(meta, spec, version, attempt, image).to_json()
+    document = training_job(meta, spec, version, attempt, image, references).to_json()
     return _config_map(meta, version, attempt, document), _job(
         meta, spec, version, attempt, image, sha256(document.encode())
     )
 
 
 def training_job(
-    meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int, image: str
+    meta: ObjectMeta,
+    spec: RegularizedModelSpec,
+    version: VersionStatus,
+    attempt: int,
+    image: str,
+    references: tuple[ReferenceStatus, ...] = (),
 ) -> TrainingJob:
     """What the trainer is told: the whole contract in one document."""
     snapshot = spec.data.snapshot.model_copy(update={"digest": version.snapshot_digest})
@@ -60,6 +70,10 @@ def training_job(
         spec_hash=version.spec_hash or "",
         parent=parent,
         parent_artifact=JobArtifact(uri=names.artifact_prefix(root, *place, parent)) if parent else None,
+        references={
+            each.name: JobReference(model=each.model, version=each.version, uri=each.uri, digest=each.digest)
+            for each in references
+        },
         requested_by=version.requested_by,
         task=spec.task,
         data=spec.data.model_copy(update={"snapshot": snapshot}),

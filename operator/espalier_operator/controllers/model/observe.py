@@ -20,7 +20,7 @@ from espalier_api.model import RegularizedModelStatus
 from espalier_api.rollout import CanaryRolloutStatus
 from espalier_api.training import TrainingProgress
 from espalier_operator.adapters import objectstore as s3
-from espalier_operator.adapters.resources import CONFIG_MAPS, JOBS, PODS, ROLLOUTS
+from espalier_operator.adapters.resources import CONFIG_MAPS, JOBS, MODELS, PODS, ROLLOUTS
 from espalier_operator.decisions.attempts import observe_attempt
 from espalier_operator.decisions.model_seen import (
     Absent,
@@ -32,12 +32,14 @@ from espalier_operator.decisions.model_seen import (
     questions,
 )
 from espalier_operator.decisions.plan import ObjectRef, parse_time
+from espalier_operator.decisions.references import PREVIOUS, Other, model_of, named
 from espalier_operator.decisions.validation import judge_spec
 from espalier_operator.decisions.versions import Rollout, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from espalier_api.model import RegularizedModelSpec
     from espalier_operator.adapters.kube import Object
     from espalier_operator.adapters.watches import Caches
 
@@ -125,14 +127,25 @@ class ModelObserver:
             spec=spec,
             verdict=verdict,
             attempt=observe_attempt(cached, pods, self._clock()),
-            rollout=self._rollout(meta),
+            rollout=self._rollout(meta.namespace, meta.name),
+            others=self._others(meta, spec),
             request=_request(obj),
             strays=self._strays(meta, job),
         )
 
-    def _rollout(self, meta: ObjectMeta) -> Rollout:
+    def _others(self, meta: ObjectMeta, spec: RegularizedModelSpec | None) -> dict[str, Other]:
+        """Models of this namespace that the spec names; what was never seen is left out."""
+        found: dict[str, Other] = {}
+        for name in {model_of(reference) for reference in named(spec)} - {PREVIOUS, meta.name}:
+            if (obj := self._caches.of(MODELS).get(meta.namespace, name)) is not None:
+                status = RegularizedModelStatus.model_validate(obj.get("status") or {})
+                champion = self._rollout(meta.namespace, name).champion
+                found[name] = Other(judge_spec(obj.get("spec") or {})[0], status, champion)
+        return found
+
+    def _rollout(self, namespace: str, model: str) -> Rollout:
         """The model's CanaryRollout; with several (a mistake that their controller reports) the first by name counts."""
-        rollouts = self._caches.of(ROLLOUTS).by_model(meta.namespace, meta.name)
+        rollouts = self._caches.of(ROLLOUTS).by_model(namespace, model)
         if not rollouts:
             return Rollout()
         status = CanaryRolloutStatus.model_validate(rollouts[0].get("status") or {})
