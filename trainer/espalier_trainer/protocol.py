@@ -172,6 +172,7 @@ class EpochReport:
     scores: npt.NDArray[np.float64]  # (rows, classes) logits or (rows, 1) values
     y: npt.NDArray[Any]
 
+    settled: bool = True  # False: some block is not done with the model, so this epoch is no candidate
 
 @dataclass(slots=True)
 class PostContext:
@@ -298,6 +299,14 @@ class Regularizer(Generic[C]):
         raise NotImplementedError
 
     def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
+    def constrain(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this block guarantees of shipped weights, whoever made them (masks on an average); by name, as in `select`."""
+        raise NotImplementedError
+
+    def unsettled(self) -> bool:
+        """True while the block has not yet made of the model what it declares (a pruning ramp): no epoch before that is shipped."""
+        raise NotImplementedError
+
         """Look at the validation result and the weights behind it; True stops the fit."""
         raise NotImplementedError
 

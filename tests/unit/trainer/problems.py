@@ -12,6 +12,7 @@ from torch import nn
 from espalier_api.regularizers import Regularizers
 from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
+from espalier_trainer.engines.torch.tensors import steps_per_epoch
 from espalier_trainer.protocol import PlanContext, Reference, Regularizer, lookup
 from espalier_trainer.schedule import ConstantRate, LearningRate
 from espalier_trainer.session import Alone, Session
@@ -110,7 +111,7 @@ def solve(
     made = blocks(declared)
     known = {"declared": frozenset(declared), "groups": frozenset(groups or {}), "extra": frozenset(extra or {})}
     size = batch or len(problem.y)
-    per_epoch = -(-len(problem.y) // size)
+    per_epoch = steps_per_epoch(len(problem.y), size)
     for block in made:
         block.plan(
             context(

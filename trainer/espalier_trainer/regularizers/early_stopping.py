@@ -42,7 +42,9 @@ class EarlyStopping(Regularizer[EarlyStoppingConfig]):
             )
 
     def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
-        """Remember the best weights; True when patience is over."""
+        """Remember the best weights; True when patience is over. Epochs before the model is settled (pruned) are no candidates."""
+        if not report.settled:
+            return False
         value = self._monitored(report)
         if value < self.best - self.config.min_delta or self.best_epoch < 0:
             self.best, self.best_epoch = value, report.epoch

@@ -14,7 +14,7 @@ from espalier_trainer.engines.torch.convert import append
 from espalier_trainer.engines.torch.layers import on_device
 from espalier_trainer.engines.torch.loop import Fit
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
-from espalier_trainer.engines.torch.tensors import Settings, Tensors, as_numpy, seed_generators
+from espalier_trainer.engines.torch.tensors import Settings, Tensors, as_numpy, seed_generators, steps_per_epoch
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.machine import cpu_limit, threads_for
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, acting, lookup
@@ -63,7 +63,7 @@ class TorchEngine:
             raise InvalidConfigError(
                 f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16"
             )
-        steps = -(-len(data.train) // self.config.batch_size)
+        steps = steps_per_epoch(len(data.train), self.config.batch_size)
         self._context = PlanContext(
             regression=not data.classes,
             classes=data.classes,

@@ -45,6 +45,7 @@ def shipped(model: nn.Module, blocks: Sequence[Regularizer[Any]], x: Tensor) -> 
     """What would be shipped now, parameters and buffers: the model's own unless an averaging block holds better ones.
 
     Averaged weights make other activations, so batch statistics are measured anew with them on the training rows `x` (R26).
+    Blocks that guarantee something of weights (masks) impose it on the average, too (R23).
     """
     state = state_of(model)
     averaged: dict[str, Tensor] = {}
@@ -52,8 +53,15 @@ def shipped(model: nn.Module, blocks: Sequence[Regularizer[Any]], x: Tensor) -> 
         averaged |= block.evaluation_weights()
     if not averaged:
         return state
-    state |= averaged
+    state = constrained(blocks, state | averaged)
     return state | batch_statistics(model, state, x)
+
+
+def constrained(blocks: Sequence[Regularizer[Any]], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` as every block that guarantees something of them leaves them."""
+    for block in acting(blocks, "constrain"):
+        weights = block.constrain(weights)
+    return weights
 
 
 def batch_statistics(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
@@ -73,7 +81,8 @@ def batch_statistics(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -
     for name, tensor in fresh.items():
         tensor.fill_(1) if name.endswith("running_var") else tensor.zero_()
     with torch.no_grad():
-        for part in torch.split(x, EVAL_ROWS):
+        parts = torch.tensor_split(x, -(-len(x) // EVAL_ROWS))  # equal ones: each counts the same, none has one row
+        for part in parts:
             functional_call(model, {**state, **fresh}, (part,))
     for name, norm in norms.items():
         norm.momentum = momenta[name]
@@ -88,7 +97,13 @@ def loss(model: nn.Module, part: Tensors, state: Mapping[str, Tensor], *, regres
 
 
 def validate(
-    model: nn.Module, part: Tensors, state: Mapping[str, Tensor], epoch: int, *, regression: bool
+    model: nn.Module,
+    part: Tensors,
+    state: Mapping[str, Tensor],
+    epoch: int,
+    *,
+    regression: bool,
+    settled: bool = True,
 ) -> EpochReport:
     """What EPOCH hooks judge: loss, accuracy or R2, and the scores behind them."""
     found = scores(model, part.x, state)
@@ -99,4 +114,4 @@ def validate(
             metric = 1.0 - float(residual / part.y.var(unbiased=False).clamp_min(1e-12))
         else:
             metric = float((found.argmax(-1) == part.y).double().mean())
-    return EpochReport(epoch, value, metric, as_numpy(found), part.y.cpu().numpy())
+    return EpochReport(epoch, value, metric, as_numpy(found), part.y.cpu().numpy(), settled)

@@ -19,7 +19,7 @@ from espalier_trainer.engines.torch.objective import Objective, only
 from espalier_trainer.engines.torch.optimizers import OptimizerView
 from espalier_trainer.engines.torch.optimizers import build as build_optimizer
 from espalier_trainer.engines.torch.telemetry import TermLog
-from espalier_trainer.engines.torch.tensors import Settings, Tensors, seed_generators
+from espalier_trainer.engines.torch.tensors import Settings, Tensors, seed_generators, steps_per_epoch
 from espalier_trainer.errors import DivergedError
 from espalier_trainer.protocol import FitView, Params, Regularizer, Step, acting, ordered
 from espalier_trainer.schedule import Coefficient
@@ -69,7 +69,7 @@ class Fit:
         )
         self._plan_hooks()
         self.probe = self._probe()
-        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(train), settings.batch_size)
         self.total = settings.epochs * self.steps_per_epoch
         self.fit_view = self._attach(extra or {})
         self.log = TermLog(self.logged, settings.log_every, device)
@@ -133,7 +133,7 @@ class Fit:
             epoch, position = divmod(self.step, self.steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = self._order(epoch), epoch
-            rows = order[position * self.settings.batch_size : (position + 1) * self.settings.batch_size]
+            rows = self._rows(order, position)
             self._one_step(rows, epoch, audit=self.step % audit_every == 0)
             self.step += 1
             if position + 1 == self.steps_per_epoch:
@@ -146,6 +146,12 @@ class Fit:
         self._finish()
 
     def _order(self, epoch: int) -> Tensor:
+    def _rows(self, order: Tensor, position: int) -> Tensor:
+        """The rows of one batch; the last one has whatever is left."""
+        start = position * self.settings.batch_size
+        end = len(order) if position + 1 == self.steps_per_epoch else start + self.settings.batch_size
+        return order[start:end]
+
         """The permutation of rows of this epoch, on the device; one full batch stays in order (nothing to shuffle)."""
         n = len(self.train)
         if self.drawing is not None:
@@ -240,7 +246,10 @@ class Fit:
         self._epoch_sum, self._epoch_steps = 0.0, 0
         if self.validation is not None:
             weights, regression = self.shipped(), self.settings.regression
-            report = evaluator.validate(self.model, self.validation, weights, epoch, regression=regression)
+            settled = not any(block.unsettled() for block in acting(self.blocks, "unsettled"))
+            report = evaluator.validate(
+                self.model, self.validation, weights, epoch, regression=regression, settled=settled
+            )
             if not math.isfinite(report.loss):
                 raise DivergedError(
                     f"epoch {epoch + 1}: the validation loss is not a finite number; lower the learning rate"
@@ -267,6 +276,7 @@ class Fit:
         for block in acting(self.blocks, "select"):
             chosen = block.select(chosen)
         with torch.no_grad():
+        chosen = evaluator.constrained(self.blocks, chosen)
             for name, tensor in evaluator.state_of(self.model).items():
                 tensor.copy_(chosen[name])
         self.model.eval()

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 LOG_EVERY = 50
 
 
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Batches of one pass. A tail of a single row joins the batch before it: batch norm knows no variance of one row (torch
+    raises), and a step of one row is mostly noise.
+    """
+    full, tail = divmod(rows, batch_size)
+    return full + (tail > 1 or (full == 0 and tail > 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to fit; `autocast` is the type of forward and backward when it is not the weights' own."""
