@@ -141,6 +141,7 @@ class FitView:
     extra: Mapping[str, Batch]  # whole datasets by block name (safety)
     forward: Callable[[Tensor], Tensor]  # x (rows, features) to scores, in the model's current mode, with autocast
     rows: Callable[[Tensor, Batch], Tensor]  # (scores, batch) to the data loss of each row (rows,) that is in force
+    objective: Callable[[Batch, Step], tuple[Tensor, Tensor]]  # data loss and terms with their coefficients (scalars) of any batch
     recording: Callable[[], bool]  # True during the batch's own forward pass: what modules remember belongs to it
     regression: bool
     classes: int
@@ -171,8 +172,8 @@ class EpochReport:
     metric: float  # accuracy, or R2 for regression: larger is better
     scores: npt.NDArray[np.float64]  # (rows, classes) logits or (rows, 1) values
     y: npt.NDArray[Any]
-
     settled: bool = True  # False: some block is not done with the model, so this epoch is no candidate
+
 
 @dataclass(slots=True)
 class PostContext:
@@ -298,7 +299,6 @@ class Regularizer(Generic[C]):
         """Weights that would be shipped if they are not the model's own (an average)."""
         raise NotImplementedError
 
-    def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
     def constrain(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this block guarantees of shipped weights, whoever made them (masks on an average); by name, as in `select`."""
         raise NotImplementedError
@@ -307,6 +307,7 @@ class Regularizer(Generic[C]):
         """True while the block has not yet made of the model what it declares (a pruning ramp): no epoch before that is shipped."""
         raise NotImplementedError
 
+    def end_epoch(self, report: EpochReport, weights: Mapping[str, Tensor]) -> bool:
         """Look at the validation result and the weights behind it; True stops the fit."""
         raise NotImplementedError
 
@@ -316,6 +317,10 @@ class Regularizer(Generic[C]):
 
     def finish(self, model: nn.Module) -> None:
         """After the selected weights are in the model: remove parametrizations, shrink layers. Called last block first."""
+        raise NotImplementedError
+
+    def members(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Scores (K, rows, outputs) of K members or samples on standardized rows: what M4, the spread of one fit, is measured on."""
         raise NotImplementedError
 
     def post(self, context: PostContext) -> None:

@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.engines.torch.losses import mean, per_row
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import Batch, PostContext, Step
+from espalier_trainer.protocol import Batch, Step
 from espalier_trainer.regularizers import augmentation, latent
 from espalier_trainer.regularizers.batch_mixing import blend, rectangle
 from espalier_trainer.regularizers.information_bottleneck import divergence
@@ -254,9 +254,9 @@ def test_the_spread_is_recorded_and_needs_dropout() -> None:
         problem, {"dropout": {"p": 0.3}, "mcDropout": {"samples": 30}}, rate=0.05, steps=20, model=sized(5, 8, 3)
     )
     x = problem.x[:40].astype(np.float32)
-    told = PostContext({}, {}, x={"test": x})
     (block,) = [b for b in fit.blocks if b.name == "mcDropout"]
-    block.post(told)
-    assert told.notes["mcDropout"]["predictionVariance"]["value"] > 0
+    members = block.members(x)
+    assert members.shape == (30, 40, 3)
+    assert members.std(axis=0).min() > 0
     with pytest.raises(InvalidConfigError, match="R24"):
         block.plan(context(problem))

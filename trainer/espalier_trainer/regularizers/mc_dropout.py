@@ -15,9 +15,7 @@ from espalier_api.regularizers import McDropout as McDropoutConfig
 from espalier_trainer import rng
 from espalier_trainer.engines.torch.tensors import as_numpy, seed_generators
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.evaluation import variance
-from espalier_trainer.evaluation.calibration import softmax
-from espalier_trainer.protocol import LAST, PlanContext, PostContext, Regularizer, Stage, register
+from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
 from espalier_trainer.regularizers.dropout import AnnealedDropout
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def samples(view: FitView, x: npt.NDArray[np.float32], count: int) -> npt.NDArra
 
 @register
 class McDropout(Regularizer[McDropoutConfig]):
-    """Records the spread of predictions."""
+    """Gives the members whose spread is recorded."""
 
     name = "mcDropout"
     stage = Stage.POST
@@ -72,12 +70,7 @@ class McDropout(Regularizer[McDropoutConfig]):
         """The network to sample from."""
         self._view = view
 
-    def post(self, context: PostContext) -> None:
-        """M4 on the test split."""
-        if self._view is None or "test" not in context.x:
-            return
-        drawn = samples(self._view, context.x["test"], self.config.samples)
-        classes = not self._view.regression
-        members = np.stack([softmax(one, context.temperature) for one in drawn]) if classes else drawn
-        told = variance.measure(members, classification=classes, seed=rng.derive(self._view.seed, "mcspread"))
-        context.notes["mcDropout"] = {"samples": self.config.samples, **{n: v.dump() for n, v in told.items()}}
+    def members(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The samples, for M4 (`predictionVariance`, `mutualInformation`)."""
+        assert self._view is not None  # noqa: S101 - a fit has attached its blocks
+        return samples(self._view, x, self.config.samples)

@@ -170,6 +170,10 @@ class FittedTorch:
         total = losses.per_row(scores, Batch(inputs, targets), regression=targets.is_floating_point()).sum()
         return as_numpy(torch.autograd.grad(total, inputs)[0])
 
+    def member_scores(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+        """Scores (K, rows, outputs) of the members or samples of this fit; None without a block that has some."""
+        return next((block.members(x) for block in acting(self._blocks, "members")), None)
+
     def post_blocks(self) -> list[Regularizer[Any]]:
         """The blocks of this very fit that act on final scores."""
         return acting(self._blocks, "post")
