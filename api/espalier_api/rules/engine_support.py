@@ -36,6 +36,7 @@ TORCH: Final = frozenset(
         "calibrationLoss",
         "fairness",
         "adversarial",
+        "privacy",
         "weightAveraging",
         "abstention",
         "earlyStopping",

@@ -72,7 +72,8 @@ class Ball:
 
 
 def _length(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return length
 
 
 def ascend(loss: Callable[[Tensor], Tensor], x: Tensor, start: Tensor, ball: Ball, steps: int, size: float) -> Tensor:

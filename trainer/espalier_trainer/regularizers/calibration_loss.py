@@ -1,9 +1,10 @@
 """Calibration losses: a term that rewards honest probabilities while the network still learns.
 
-brier: mean over rows of |p - onehot(y)|^2 (Brier 1950). mmce (Kumar et al. 2018): the root of
-sum_ij (c_i - r_i)(c_j - r_j) k(r_i, r_j) / m^2 with confidence r = max p, correctness c and the Laplacian kernel k = exp(-|r_i - r_j| / 0.4); c is not differentiated.
-confidencePenalty (Pereyra et al. 2017): minus the entropy of p, so the term rewards entropy. Of the m rows of a batch mmce compares
-pairs, the others are means. Blended labels (batchMixing) count by their shares.
+brier: mean over rows of |p - onehot(y)|^2 (Brier 1950).
+mmce (Kumar et al. 2018): the root of sum_ij (c_i - r_i)(c_j - r_j) k(r_i, r_j) / m^2 over the m rows of a batch, with confidence r = max p,
+correctness c, which is not differentiated, and the Laplacian kernel k = exp(-|r_i - r_j| / 0.4).
+confidencePenalty (Pereyra et al. 2017): minus the entropy of p, so the term rewards entropy.
+Blended labels (batchMixing) count by their shares.
 """
 
 from __future__ import annotations

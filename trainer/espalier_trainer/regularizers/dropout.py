@@ -34,6 +34,7 @@ class AnnealedDropout(nn.Module):
     """Dropout whose probability is the coefficient in force; `kind` element or alpha (for SELU)."""
 
     identity_in_evaluation = True
+    per_row = False  # privacy sets it: words of four elements cannot be told apart by row under vmap
 
     def __init__(self, coefficient: Coefficient, kind: str) -> None:
         super().__init__()
@@ -44,7 +45,9 @@ class AnnealedDropout(nn.Module):
         p = self.coefficient.value
         if not self.training or p == 0.0:
             return x
-        return F.alpha_dropout(x, p, training=True) if self.kind == "alpha" else dropped(x, p)
+        if self.kind == "alpha":
+            return F.alpha_dropout(x, p, training=True)
+        return F.dropout(x, p) if self.per_row else dropped(x, p)
 
 
 @register

@@ -94,6 +94,7 @@ class Fit:
             extra={name: part.all() for name, part in extra.items()},
             forward=self.objective.forward,
             rows=self.objective.rows,
+            objective=self.objective.split,
             recording=lambda: self.objective.recording,
             regression=self.settings.regression,
             classes=outputs,
@@ -145,13 +146,13 @@ class Fit:
         self._flush()
         self._finish()
 
-    def _order(self, epoch: int) -> Tensor:
     def _rows(self, order: Tensor, position: int) -> Tensor:
         """The rows of one batch; the last one has whatever is left."""
         start = position * self.settings.batch_size
         end = len(order) if position + 1 == self.steps_per_epoch else start + self.settings.batch_size
         return order[start:end]
 
+    def _order(self, epoch: int) -> Tensor:
         """The permutation of rows of this epoch, on the device; one full batch stays in order (nothing to shuffle)."""
         n = len(self.train)
         if self.drawing is not None:
@@ -275,8 +276,8 @@ class Fit:
         chosen = {name: w.clone() for name, w in self.shipped().items()}
         for block in acting(self.blocks, "select"):
             chosen = block.select(chosen)
-        with torch.no_grad():
         chosen = evaluator.constrained(self.blocks, chosen)
+        with torch.no_grad():
             for name, tensor in evaluator.state_of(self.model).items():
                 tensor.copy_(chosen[name])
         self.model.eval()

@@ -29,4 +29,5 @@ def shares(scores: Tensor, y: Tensor) -> Tensor:
     """Targets as class shares (rows, classes), from indices or from shares."""
     if y.is_floating_point():
         return y
-    return F.one_hot(y, scores.shape[-1]).to(scores.dtype)
+    classes = torch.arange(scores.shape[-1], device=y.device)
+    return (y[:, None] == classes).to(scores.dtype)  # one_hot looks at the values, which vmap cannot

@@ -72,6 +72,14 @@ class Objective:
             return self.plain(scores, batch)
         return self.replacing.data_loss(scores, batch, self.coefficients[self.replacing.name])
 
+    def split(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+        """The data loss and the sum of terms with their coefficients, for any batch: what blocks get through FitView."""
+        data, terms = self(batch, step, [], None)
+        total = data.new_zeros(())
+        for name, value in terms.items():
+            total = total + self.coefficients[name].tensor * value
+        return data, total
+
     def __call__(
         self, batch: Batch, step: Step, parameters: Sequence[nn.Parameter], audit: Audit | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
