@@ -45,6 +45,7 @@ TORCH: Final = frozenset(
         "distillation",
         "ewc",
         "trustRegion",
+        "bayesian",
     }
 )
 """Blocks that engine.torch trains."""
