@@ -10,7 +10,6 @@ from espalier_api.rules.rule import Finding
 
 if TYPE_CHECKING:
     from espalier_api.model import RegularizedModelSpec
-    from espalier_api.regularizers import Regularizers
 
 RULE = "NotYetImplemented"
 
@@ -37,7 +36,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
     yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"
     yield from _engines(spec)
-    yield from _variants(spec.regularizers)
 
 
 def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
@@ -48,13 +46,3 @@ def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
         others = sorted(estimator for estimator, kind in SKLEARN if kind == task)
         field = f"engine.sklearn.estimator: {engine.sklearn.estimator} for a {task}"
         yield True, field, f"Use one of {', '.join(others)}"
-
-
-def _variants(blocks: Regularizers) -> Iterator[tuple[bool, str, str]]:
-    """Blocks that are trained, but not in every variant of the API."""
-    dropout = blocks.dropout
-    yield (
-        dropout is not None and dropout.kind == "channel",
-        "regularizers.dropout.kind: channel",
-        "Use element or alpha",
-    )

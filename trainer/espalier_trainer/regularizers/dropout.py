@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from espalier_api.regularizers import Dropout as DropoutConfig
 from espalier_trainer.engines.torch.layers import insert, layer_names
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
+from espalier_trainer.protocol import LAST, Regularizer, Stage, register
 
 if TYPE_CHECKING:
     from espalier_trainer.schedule import Coefficient
@@ -50,6 +50,19 @@ class AnnealedDropout(nn.Module):
         return F.dropout(x, p) if self.per_row else dropped(x, p)
 
 
+class ChannelDropout(AnnealedDropout):
+    """Drops whole channels of x (rows, channels, height, width), units of x (rows, tokens, units) over all tokens (Tompson et al. 2015)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape; the identity in evaluation mode. A row without positions has units for channels."""
+        p = self.coefficient.value
+        if not self.training or p == 0.0:
+            return x
+        tokens = x.dim() == 3  # noqa: PLR2004 - (rows, tokens, units)
+        shape = (len(x), 1, x.shape[-1]) if tokens else (*x.shape[:2], *[1] * (x.dim() - 2))
+        return x * F.dropout(x.new_ones(shape), p)
+
+
 @register
 class Dropout(Regularizer[DropoutConfig]):
     """After the activation of each selected hidden layer."""
@@ -60,18 +73,17 @@ class Dropout(Regularizer[DropoutConfig]):
     annealed = "p"
     selects = "layers"
 
-    def plan(self, context: PlanContext) -> None:
-        """Channels exist in convolutions only."""
-        if self.config.kind == "channel":
-            raise InvalidConfigError(
-                "regularizers.dropout.kind: channel needs convolutions; use element or alpha with an mlp"
-            )
-
     def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
         """Append a dropout module to each selected layer."""
         schedule = coefficient.schedule
         peak = coefficient.strength * (max(schedule.from_, schedule.to) if schedule else 1.0)
         if peak >= 1.0:
             raise InvalidConfigError(f"regularizers.dropout: p times its schedule reaches {peak:.3g}; keep it below 1")
+        channels = self.config.kind == "channel"
+        if channels and not any(isinstance(m, nn.Conv1d | nn.Conv2d) or hasattr(m, "heads") for m in model.modules()):
+            raise InvalidConfigError(
+                "regularizers.dropout.kind: channel needs convolutions or tokens; use element or alpha with an mlp"
+            )
+        module = ChannelDropout if channels else AnnealedDropout
         for layer in self.selector.choose(layer_names(model), self.name, "layer"):
-            insert(model, layer, "dropout", AnnealedDropout(coefficient, self.config.kind))
+            insert(model, layer, "dropout", module(coefficient, self.config.kind))
