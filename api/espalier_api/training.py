@@ -15,7 +15,7 @@ from espalier_api.engines import Engine
 from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
 from espalier_api.hashing import DIGEST_PATTERN
-from espalier_api.model import Diagnosis
+from espalier_api.model import Diagnosis, TrialsStatus
 from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
@@ -129,6 +129,21 @@ OUTCOME_OF_EXIT: dict[int, Outcome] = {
 """Every other exit code is `Failed`."""
 
 
+class SearchSummary(StatusModel):
+    """What a search came to; search.json in the artifact holds every trial."""
+
+    trials: int = 0
+    """How many ended."""
+    failed: int = 0
+    """Of those."""
+    metric: str = ""
+    """Of search.objective."""
+    best: float | None = None
+    """Its value in the best trial."""
+    number: int | None = None
+    """Of the best trial, from 0."""
+
+
 class TrainingResult(StatusModel):
     """The termination message: a summary of at most 4096 bytes. metrics.json in the artifact holds everything."""
 
@@ -146,6 +161,8 @@ class TrainingResult(StatusModel):
     classes: tuple[str, ...] = ()
     """Inferred classes, when there are at most 20."""
     duration_seconds: float = 0.0
+    search: SearchSummary | None = None
+    """When there was one."""
 
     def to_termination_message(self) -> str:
         """JSON of at most 4096 bytes. Metrics give way first (the manifest has them), diagnoses last: they travel here only.
@@ -198,7 +215,7 @@ class TrainingProgress(StatusModel):
     """`GET :8081/progress`."""
 
     phase: str = "Starting"
-    """Starting, LoadingData, Training, Evaluating, Exporting or Publishing."""
+    """Starting, LoadingData, Searching, CrossValidating, Training, Evaluating, Exporting or Publishing."""
     progress: float = Field(default=0.0, ge=0, le=1)
     epoch: int = 0
     epochs: int = 0
@@ -206,3 +223,5 @@ class TrainingProgress(StatusModel):
     eta_seconds: float | None = None
     loss: Losses = Losses()
     regularizers: dict[str, Contribution] = Field(default_factory=dict)
+    trials: TrialsStatus | None = None
+    """Of a search."""

@@ -40,9 +40,9 @@ def check(job: TrainingJob) -> None:
     """The API's rules once more, then what this release of the trainer does not do."""
     if found := errors(validate(Subject.of_job(job))):
         raise InvalidConfigError("; ".join(map(str, found)))
-    if job.search is not None:
+    if job.search is not None and job.search.parallelism > 1:
         raise InvalidConfigError(
-            "search: this trainer does not search yet; remove spec.search or use an image that does"
+            "search.parallelism: this trainer runs trials one after another inside its Job; set it to 1"
         )
     if job.data.label_column_noise_audit:
         raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
@@ -73,4 +73,5 @@ def config_digest(job: TrainingJob) -> str:
     """What a checkpoint belongs to: everything that decides the fit, nothing that differs between attempts."""
     dumped = job.dump()
     kept = ("version", "specHash", "task", "data", "engine", "regularizers", "references", "seeds", "seed")
-    return json_digest({key: dumped.get(key) for key in kept})
+    searched = ("search",) if job.search is not None else ()
+    return json_digest({key: dumped.get(key) for key in (*kept, *searched)})

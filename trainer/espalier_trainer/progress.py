@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from espalier_api import metrics as api_metrics
+from espalier_api.model import TrialsStatus
 from espalier_api.names import PORT_TRAINER
 from espalier_api.training import Contribution, Losses, TrainingProgress
 
@@ -43,11 +44,16 @@ class Board:
         }
 
     def phase(self, name: str) -> None:
-        """A new phase: Starting, LoadingData, Training, Evaluating, Exporting, Publishing."""
+        """A new phase: Starting, LoadingData, Searching, CrossValidating, Training, Evaluating, Exporting, Publishing."""
         with self._lock:
             self._now = self._now.model_copy(update={"phase": name})
-            if name == "Training":
+            if name in {"Searching", "CrossValidating", "Training"}:
                 self._began = time.monotonic()
+
+    def trials(self, done: int, total: int, best: float | None) -> None:
+        """How far a search is, and the best objective so far."""
+        with self._lock:
+            self._now = self._now.model_copy(update={"trials": TrialsStatus(done=done, total=total, best=best)})
 
     def fit(
         self,

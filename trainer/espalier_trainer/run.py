@@ -21,9 +21,8 @@ from espalier_api.durations import format_time
 from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
-from espalier_trainer import engines, rng
+from espalier_trainer import rng
 from espalier_trainer.data import dataset, load, splits
-from espalier_trainer.engines import FitData, Part
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
@@ -31,19 +30,18 @@ from espalier_trainer.evaluation.question import question_of
 from espalier_trainer.evaluation.summary import summary
 from espalier_trainer.jobfile import config_digest, data_spec
 from espalier_trainer.log import say
+from espalier_trainer.prepared import Prepared, fit_data
 from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.selection import build
+from espalier_trainer.selection.memory import Memory
 from espalier_trainer.session import Clock, Preemption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy.typing as npt
-
-    from espalier_api.training import TrainingJob
+    from espalier_api.training import SearchSummary, TrainingJob
     from espalier_trainer.checkpoint import Checkpoints, Identity
-    from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Contribution, Engine, Fitted
-    from espalier_trainer.evaluation.stress import Question
     from espalier_trainer.progress import Board
     from espalier_trainer.storage import ObjectStore
 
@@ -60,18 +58,6 @@ class World:
     preemption: Preemption = field(default_factory=Preemption)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Data that is ready to be fitted."""
-
-    parts: Mapping[str, Dataset]
-    standardizer: Standardizer
-    fit: FitData
-    question: Question
-    snapshot_digest: str
-    content_sha256: str
-
-
 def run(job: TrainingJob, world: World) -> TrainingResult:
     """Train, judge, package, publish. Raises TrainerError for every end that is not success."""
     began = time.monotonic()
@@ -83,18 +69,23 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     signer = import_module("espalier_trainer.export.sign").read_signer(job.signing) if job.signing is not None else None
     world.board.phase("LoadingData")
     prepared = prepare(job, world)
-    (name, config), *_ = job.engine.chosen().items()
-    engine = engines.load(name, config, dict(job.regularizers.declared()))
+    engine = build.engine(job)
     engine.plan(prepared.fit)
-    fitted, evaluations, checkpoints = _fit_all(job, world, engine, prepared)
+    start = _resume(job, world, engine, prepared)
+    job, files, summary_of_search = _select(job, world, prepared, start)
+    if job.search is not None:
+        engine = build.engine(job)
+        engine.plan(prepared.fit)
+    fitted, evaluations = _fit_all(job, world, engine, prepared, start)
+    evaluations[0].files.update(files)
     world.preemption.check("exporting")
     world.board.phase("Exporting")
     package, provenance = _package(job, engine, fitted, evaluations, prepared)
     world.preemption.check("publishing")
     world.board.phase("Publishing")
     manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"], signer)
-    if checkpoints is not None:
-        checkpoints.clear()
+    if start.checkpoints is not None:
+        start.checkpoints.clear()
     return _result(
         manifest.metrics,
         digest,
@@ -102,6 +93,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         began,
         diagnosis=tuple(evaluations[0].diagnosis),
         classes=manifest.task.classes if len(manifest.task.classes) <= MAX_TOLD_CLASSES else (),
+        search=summary_of_search,
     )
 
 
@@ -111,6 +103,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     source = world.open_store(snapshot.uri, "data.snapshot.uri")
     with tempfile.TemporaryDirectory(prefix="espalier-data-") as folder:
         table, digest, content = load.fetch(source, snapshot.uri, snapshot.digest, Path(folder))
+    table = replace(table, private=job.regularizers.privacy is not None)
     world.preemption.check("splitting the data")
     data = dataset.build(table, data_spec(job))
     rows = splits.split(data, job.data.split)
@@ -123,26 +116,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
             f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})"
         )
 
-    coded = group_codes(parts)
-
-    def part(name: str) -> Part:
-        one = parts[name]
-        weight = None if one.sample_weight is None else one.sample_weight / one.sample_weight.mean()
-        groups = {column: codes[name] for column, codes in coded.items()}
-        x, y = standardizer.apply(one.x), standardizer.target(one.y)
-        return Part(x, y, weight if name == "train" else None, groups)
-
-    fit = FitData(
-        train=part("train"),
-        validation=part("validation") if len(parts["validation"]) else None,
-        classes=len(data.classes),
-        features=data.features,
-        splits=frozenset(name for name, one in parts.items() if len(one)),
-        target_scale=standardizer.target_scale,
-        location=standardizer.mean,
-        scale=standardizer.spread,
-        references=others.ready(found, parts, standardizer) if found else {},
-    )
+    fit = fit_data(parts, standardizer, others.ready(found, parts, standardizer) if found else {})
     say(
         "data",
         rows={n: len(p) for n, p in parts.items()},
@@ -163,30 +137,44 @@ def _references(job: TrainingJob, world: World) -> tuple[Any, Mapping[str, Any]]
     return module, module.fetch(job, world.open_store)
 
 
-def group_codes(parts: Mapping[str, Dataset]) -> dict[str, dict[str, npt.NDArray[np.int64]]]:
-    """Per group column and split: the position of each row's group among the sorted groups of the whole snapshot."""
-    codes: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
-    for column in parts["train"].groups:
-        known = np.unique(np.concatenate([one.groups[column].astype(str) for one in parts.values()]))
-        codes[column] = {n: np.searchsorted(known, one.groups[column].astype(str)) for n, one in parts.items()}
-    return codes
-
-
 # --- fits -------------------------------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class Start:
+    """Where a run begins: at nothing, or where the attempt before it was ended."""
+
+    checkpoints: Checkpoints | None
+    memory: Memory  # of selection
+    fit: Mapping[str, Any] | None = None  # state of the fit that was cut
+    done: list[Evaluation] = field(default_factory=list)
+
+
+def _select(
+    job: TrainingJob, world: World, prepared: Prepared, start: Start
+) -> tuple[TrainingJob, dict[str, bytes], SearchSummary | None]:
+    """What comes before the fits that are shipped: the job with the winner's values, files that tell of it, and a summary."""
+    files: dict[str, bytes] = {}
+    told: SearchSummary | None = None
+    if job.search is not None:
+        search = import_module("espalier_trainer.selection.search")
+        found = search.run(job, prepared, start.memory, world.board, world.preemption)
+        job, told, files[search.FILE] = found.job, found.summary, found.file
+    return job, files, told
+
+
 def _fit_all(
-    job: TrainingJob, world: World, engine: Engine, prepared: Prepared
-) -> tuple[Fitted, list[Evaluation], Checkpoints | None]:
+    job: TrainingJob, world: World, engine: Engine, prepared: Prepared, start: Start
+) -> tuple[Fitted, list[Evaluation]]:
     """Seeds last to first, so that the packaged fit (the base seed's) is the one in memory at the end. Its evaluation comes first."""
-    checkpoints, resumed, done = _resume(job, world, engine, prepared)
+    done = start.done
     yardstick = baseline.fit(prepared.fit.train, prepared.fit.validation, prepared.fit.classes)
     fitted: Fitted | None = None
     for index in range(len(done), job.seeds):
         seed = job.seed + job.seeds - 1 - index
         world.preemption.check(f"fit {index + 1} of {job.seeds}")
         world.board.phase("Training")
-        session = FitSession(job, world, checkpoints, index, done, resumed)
-        resumed = None
+        session = FitSession(job, world, start, index)
         fitted = engine.fit(prepared.fit, rng.derive(seed, "fit"), session)
+        start.fit = None
         world.board.phase("Evaluating")
         done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, seed, prepared.question))
         say(
@@ -196,22 +184,31 @@ def _fit_all(
             metrics={n: round(v.value, 5) for n, v in done[-1].metrics.items()},
         )
     assert fitted is not None  # noqa: S101 - a state is saved inside a fit or before one, never after the last
-    return fitted, done[::-1], checkpoints
+    done.reverse()
+    return fitted, done
 
 
-def _resume(
-    job: TrainingJob, world: World, engine: Engine, prepared: Prepared
-) -> tuple[Checkpoints | None, Mapping[str, Any] | None, list[Evaluation]]:
-    if not engine.resumable:
-        return None, None, []
+def _resume(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) -> Start:
+    """The newest state that belongs here; engines that fit in one piece have none, unless there is a selection to remember."""
+    if not engine.resumable and job.search is None and job.regularizers.cross_validation is None:
+        return Start(None, Memory(None, lambda: None))
     module = import_module("espalier_trainer.checkpoint")
     identity: Identity = module.Identity(config_digest(job), prepared.snapshot_digest, 0, engine.world)
     checkpoints: Checkpoints = module.Checkpoints(world.open_store(job.checkpoint.uri, "checkpoint.uri"), identity)
-    if (found := checkpoints.newest()) is None:
-        return checkpoints, None, []
-    state, _ = found
-    say("resumed", step=state["fit"]["step"], fit=len(state["done"]) + 1)
-    return checkpoints, state["fit"], [_evaluation(e) for e in state["done"]]
+    state, _ = checkpoints.newest() or ({}, None)
+    start = Start(checkpoints, Memory(state.get("selection"), lambda: _save(start, None)))
+    if state:
+        start.fit, start.done = state["fit"], [_evaluation(e) for e in state["done"]]
+        step = None if start.fit is None else start.fit["step"]
+        say("resumed", step=step, fit=len(start.done) + 1, trials=len(start.memory.trials))
+    return start
+
+
+def _save(start: Start, fit: Mapping[str, Any] | None) -> None:
+    """One object with the state of the fit in progress, what earlier fits came to, and what selection knows."""
+    assert start.checkpoints is not None  # noqa: S101 - who saves has asked
+    done = [_saved(e) for e in start.done]
+    start.checkpoints.save({"fit": fit, "done": done, "selection": start.memory.state()})
 
 
 def _evaluation(saved: Mapping[str, Any]) -> Evaluation:
@@ -239,17 +236,9 @@ def _saved(evaluation: Evaluation) -> dict[str, Any]:
 class FitSession:
     """One of the fits of a run: checkpoints to the store, progress to the board, SIGTERM to an orderly end."""
 
-    def __init__(
-        self,
-        job: TrainingJob,
-        world: World,
-        checkpoints: Checkpoints | None,
-        index: int,
-        done: list[Evaluation],
-        state: Mapping[str, Any] | None,
-    ) -> None:
-        self._world, self._checkpoints, self._state = world, checkpoints, state
-        self._index, self._count, self._done = index, job.seeds, done
+    def __init__(self, job: TrainingJob, world: World, start: Start, index: int) -> None:
+        self._world, self._start, self._state = world, start, start.fit
+        self._index, self._count = index, job.seeds
         self._clock = Clock(job.checkpoint.interval.total_seconds())
         self._saved = False
 
@@ -259,12 +248,11 @@ class FitSession:
 
     def wants_checkpoint(self) -> bool:
         """At the interval and at SIGTERM."""
-        return self._checkpoints is not None and (self._world.preemption.requested or self._clock.due())
+        return self._start.checkpoints is not None and (self._world.preemption.requested or self._clock.due())
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """One object with this fit's state and what earlier fits came to."""
-        assert self._checkpoints is not None  # noqa: S101 - wants_checkpoint said so
-        self._checkpoints.save({"fit": state, "done": [_saved(e) for e in self._done]})
+        """The fit's state with everything else."""
+        _save(self._start, state)
         self._saved = True
         say("checkpoint", step=state["step"])
 
@@ -329,6 +317,7 @@ def _result(
     *,
     diagnosis: tuple[Diagnosis, ...] = (),
     classes: tuple[str, ...] = (),
+    search: SearchSummary | None = None,
 ) -> TrainingResult:
     return TrainingResult(
         outcome="Succeeded",
@@ -341,4 +330,5 @@ def _result(
         content_sha256=content,
         classes=classes,
         duration_seconds=round(time.monotonic() - began, 3),
+        search=search,
     )

@@ -27,7 +27,8 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     """(applies, field, what to write now) of everything that is refused."""
     training, serving = spec.training, spec.serving
     tracking = training.tracking
-    yield spec.search is not None, "search", "Remove it and give the values to train with"
+    parallel = spec.search is not None and spec.search.parallelism > 1
+    yield parallel, "search.parallelism", "Set it to 1: trials run one after another inside the training Job"
     yield spec.data.label_column_noise_audit, "data.labelColumnNoiseAudit", "Set it to false"
     yield training.nodes > 1, "training.nodes", "Set it to 1"
     yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"

@@ -190,8 +190,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("dropout.target selects no layer",),
     ),
     "label audit": ({"data": {**jobs.job()["data"], "labelColumnNoiseAudit": True}}, ("labelColumnNoiseAudit",)),
-    "search": ({"search": {"method": "random", "trials": 3, "objective": {"metric": "valLoss", "goal": "minimize"},
-                           "space": {"regularizers.l2.strength": {"logUniform": {"min": 1e-6, "max": 1e-1}}}}}, ("search",)),
     "positive class that is not in the data": ({"task": {"type": "classification", "positiveClass": "9"}}, ("positiveClass", "9")),
     "unknown field": ({"engine": {"torch": {"architecture": {"mlp": {}}, "epoch": 3}}}, ("job.json", "epoch")),
 }  # fmt: skip

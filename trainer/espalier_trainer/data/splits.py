@@ -34,7 +34,7 @@ def split(data: Dataset, spec: Split) -> Splits:
             f"data.split: validation + calibration + test = {1 - fractions[0]:.3g} leave nothing to train on"
         )
     order = np.argsort(rng.keys(rng.derive(spec.seed, "split"), len(data)), kind="stable")
-    owner = _STRATEGIES[spec.strategy](data, order, fractions)
+    owner = assign(data, spec.strategy, fractions, order)
     splits = {name: np.flatnonzero(owner == i) for i, name in enumerate(NAMES)}
     for name, fraction in zip(NAMES, fractions, strict=True):
         if fraction > 0 and len(splits[name]) == 0:
@@ -43,6 +43,13 @@ def split(data: Dataset, spec: Split) -> Splits:
             )
     _refuse_unseen_classes(data, splits["train"])
     return splits
+
+
+def assign(
+    data: Dataset, strategy: str, fractions: tuple[float, ...], order: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int8]:
+    """Which of the fractions each row (n,) belongs to; `order` is a permutation that decides what the strategy leaves to chance."""
+    return _STRATEGIES[strategy](data, order, fractions)
 
 
 def _refuse_unseen_classes(data: Dataset, train: npt.NDArray[np.int64]) -> None:

@@ -32,7 +32,7 @@ def classification(
 
     def of_confusion(measure: str) -> MetricValue:
         return bootstrap(
-            lambda rows: _confusion_measures(y[rows], predicted[rows], w[rows], k, positive)[measure], n, seed
+            lambda rows: confusion_measures(y[rows], predicted[rows], w[rows], k, positive)[measure], n, seed
         )
 
     told: Metrics = {
@@ -51,7 +51,7 @@ def classification(
     return told, excess
 
 
-def _confusion_measures(
+def confusion_measures(
     y: npt.NDArray[Any], predicted: npt.NDArray[Any], w: Floats, k: int, positive: int | None
 ) -> dict[str, float]:
     confusion = np.bincount(y * k + predicted, weights=w, minlength=k * k).reshape(k, k)
