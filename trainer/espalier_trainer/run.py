@@ -103,7 +103,6 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     source = world.open_store(snapshot.uri, "data.snapshot.uri")
     with tempfile.TemporaryDirectory(prefix="espalier-data-") as folder:
         table, digest, content = load.fetch(source, snapshot.uri, snapshot.digest, Path(folder))
-    table = replace(table, private=job.regularizers.privacy is not None)
     world.preemption.check("splitting the data")
     data = dataset.build(table, data_spec(job))
     rows = splits.split(data, job.data.split)
