@@ -6,7 +6,7 @@ import json
 import platform
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
 from espalier_trainer import rng
-from espalier_trainer.data import dataset, load, splits
+from espalier_trainer.data import dataset, load, safety, splits
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
@@ -103,6 +103,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     source = world.open_store(snapshot.uri, "data.snapshot.uri")
     with tempfile.TemporaryDirectory(prefix="espalier-data-") as folder:
         table, digest, content = load.fetch(source, snapshot.uri, snapshot.digest, Path(folder))
+    table = replace(table, private=job.regularizers.privacy is not None)
     world.preemption.check("splitting the data")
     data = dataset.build(table, data_spec(job))
     rows = splits.split(data, job.data.split)
@@ -116,6 +117,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
         )
 
     fit = fit_data(parts, standardizer, others.ready(found, parts, standardizer) if found else {})
+    fit = safety.join(fit, job, world.open_store, data, standardizer)
     say(
         "data",
         rows={n: len(p) for n, p in parts.items()},

@@ -39,6 +39,7 @@ TORCH: Final = frozenset(
         "fairness",
         "adversarial",
         "privacy",
+        "safety",
         "weightAveraging",
         "abstention",
         "earlyStopping",
@@ -52,7 +53,7 @@ TORCH: Final = frozenset(
 )
 """Blocks that engine.torch trains."""
 
-KEPT: Final[frozenset[str]] = frozenset({"R8", "R24", "R26", "R33"})
+KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R24", "R26", "R33"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
 A trainer room that keeps one of them adds its id in the same change, with a test of it (`proof` takes rule ids as well).

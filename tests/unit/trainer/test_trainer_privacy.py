@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,25 @@ import torch.nn.functional as F  # noqa: N812 - the field's name
 from scipy.optimize import brentq
 from torch import nn
 
+from espalier_api.engines import TorchEngine
+from espalier_api.regularizers import Regularizers
+from espalier_api.rules import engine_support
 from espalier_trainer import accounting
+from espalier_trainer.data.dataset import DataSpec
+from espalier_trainer.data.dataset import build as build_dataset
+from espalier_trainer.data.tables import Table
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
-from espalier_trainer.errors import InvalidConfigError, PreemptedError
+from espalier_trainer.engines.torch.engine import build
+from espalier_trainer.errors import DataProblemError, InvalidConfigError, PreemptedError
 from espalier_trainer.protocol import Step
 from espalier_trainer.regularizers import privacy
+from tests.unit.trainer import jobs
 from tests.unit.trainer.problems import Problem, classification, linear, regression, solve, weights
 from tests.unit.trainer.test_trainer_resume import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from espalier_trainer.engines.torch.loop import Fit
     from tests.conftest import Prove
@@ -193,7 +203,7 @@ def test_penalties_come_after_the_cut_and_the_noise(proof: Prove, without_noise:
     without = solve(problem, {"privacy": {"maxGradNorm": 0.01}}, rate=1.0, steps=1, model=plain)
     added = without.parameters["head.weight"] - with_l2.parameters["head.weight"]
     worst = float((added - 0.7 * start).detach().abs().max())
-    proof("privacy", "definition: l2 adds strength w after the noise (R2)", worst, at_most=1e-12)
+    proof("R2", "definition: under privacy l2 adds strength w after the noise", worst, at_most=1e-12)
 
 
 # --- noise and sampling -----------------------------------------------------------------------------------------------
@@ -295,3 +305,39 @@ def test_a_regression_is_private_too(without_noise: None) -> None:
     problem = regression(40)
     ours = solve(problem, {"privacy": {"maxGradNorm": 1000}}, rate=0.05, steps=5)
     np.testing.assert_allclose(weights(ours), weights(solve(problem, {}, rate=0.05, steps=5)), atol=1e-13)
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+def test_groups_take_the_place_of_batches(proof: Prove) -> None:
+    """R1, in the engine that a job gets."""
+    blocks = Regularizers.model_validate({"privacy": {}, "normalization": {"kind": "batch"}})
+    engine = build(TorchEngine.model_validate({"architecture": {"mlp": {}}}), dict(blocks.declared()))
+    grouped = float(engine.resolved()["normalization"]["kind"] == "group")
+    proof("R1", "definition: normalization that is trained under privacy is by group", grouped, at_least=1.0)
+    alone = dict(Regularizers.model_validate({"normalization": {"kind": "batch"}}).declared())
+    kept = build(TorchEngine.model_validate({"architecture": {"mlp": {}}}), alone)
+    assert kept.resolved()["normalization"]["kind"] == "batch"
+
+
+def test_a_job_tells_what_it_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "term"))
+    monkeypatch.setattr(engine_support, "KEPT", engine_support.KEPT | {"R37"})
+    jobs.stage(tmp_path)
+    result = jobs.train(tmp_path, regularizers={"privacy": {"epsilon": 5.0}, "l2": {"strength": 1e-3}, "dropout": {}})
+    assert result.outcome == "Succeeded", result.message
+    metrics = json.loads((tmp_path / jobs.VERSION / "metrics.json").read_text())["metrics"]
+    assert 4.8 < metrics["privacyEpsilon"]["value"] <= 5.0
+    notes = json.loads((tmp_path / jobs.VERSION / "regularizers.json").read_text())["notes"]
+    assert notes["privacy.noiseMultiplier"] > 0.5
+    assert notes["privacy.delta"] == pytest.approx(0.1 / 96)
+    assert "secret" not in json.dumps(notes)
+
+
+def test_messages_of_private_data_hold_no_value() -> None:
+    column = np.array(["12", "SECRET"], dtype=object)
+    for private, told in ((False, "'12'"), (True, "a value that privacy hides")):
+        table = Table(
+            {"x": column, "label": np.array([0, 1])}, ("part-0",), np.zeros(1, dtype=np.int64), private=private
+        )
+        with pytest.raises(DataProblemError, match=told):
+            build_dataset(table, DataSpec(target="label"))

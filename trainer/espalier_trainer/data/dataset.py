@@ -128,7 +128,7 @@ def _first(table: Table, column: str, bad: npt.NDArray[np.bool_], what: str) -> 
 def _numbers(table: Table, column: str, role: str) -> npt.NDArray[np.float64]:
     values = table.columns[column]
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_):
-        sample = next((repr(v) for v in values if v is not None), "nothing")
+        sample = next((table.shown(v) for v in values if v is not None), "nothing")
         raise DataProblemError(
             f"{table.files[0]}, column {column!r}: a {role} must be numeric, found {sample}; "
             + ("encode it or add it to data.features.exclude" if role == "feature" else "fix the snapshot")
@@ -175,7 +175,7 @@ def _labels(
     if unknown:
         bad = np.isin(told.astype(str), unknown)
         raise _first(
-            table, column, bad, f"label {str(told[int(np.argmax(bad))])!r} is not in task.classes [{names_of(classes)}]"
+            table, column, bad, f"label {table.shown(str(told[int(np.argmax(bad))]))} is not in task.classes [{names_of(classes)}]"
         )
     if len(classes) < 2:  # noqa: PLR2004 - a classifier tells at least two things apart
         raise DataProblemError(f"column {column!r}: only one class ({found[0]!r}); nothing to classify")

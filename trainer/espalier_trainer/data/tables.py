@@ -29,11 +29,16 @@ class Table:
     columns: Mapping[str, npt.NDArray[Any]]
     files: tuple[str, ...]
     starts: npt.NDArray[np.int64]  # the first row of each file, shape (files,)
+    private: bool = False  # no value may be told (R37)
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def shown(self, value: object) -> str:
+        """A value as messages may tell it."""
+        return "a value that privacy hides" if self.private else repr(value)
 
     def where(self, row: int) -> str:
         """`file, row` of a global row index, counted from 0 within its file, for messages."""

@@ -47,6 +47,7 @@ class FitData:
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location
     scale: npt.NDArray[np.float32] | None = None
     extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
+    held_out: Mapping[str, Part] = field(default_factory=dict)  # rows of those that no fit sees, for the evaluation
     references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use
 
     @property

@@ -88,7 +88,7 @@ def evaluate(
         fitted, tuple(context.transforms), context.temperature, test, standardized["test"], targets["test"], p
     )
     found = examine(subject, question, judge.threshold, rng.derive(seed, "stress"))
-    told |= found.metrics
+    told |= found.metrics | _budget(fitted)
     unequal, by_group = judge.groups(scores["test"])
     signals = _signals(fitted, raw, targets, baseline, told, excess, context.temperature)
     quality = "accuracy" if test.classes else "standard deviations of the target"
@@ -179,6 +179,12 @@ class _Judge:
         if not rows.classes:
             return {}
         return selective.measure(softmax(scores, self.temperature), rows.y, rows.weight, self.threshold, self.seed)
+
+
+def _budget(fitted: Fitted) -> metrics.Metrics:
+    """What the block privacy spent on this fit's weights; its delta is in the notes."""
+    spent = fitted.report.notes.get("privacy.epsilon")
+    return {} if spent is None else {"privacyEpsilon": MetricValue(value=float(spent))}
 
 
 def _null(excess: Excess | None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def question_of(
         attack=attack_of(job),
         max_risk=selective.MAX_RISK if abstention is None else abstention.max_risk,
         certainty=selective.CONFIDENCE if abstention is None else abstention.confidence,
-        safety=data.extra.get("safety"),
+        safety=data.held_out.get("safety"),
         predecessor=_predecessor(job, open_store),
     )
 

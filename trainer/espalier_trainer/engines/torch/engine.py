@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from espalier_api.regularizers import Regularizers
+from espalier_api.rules.privacy import private_normalization
 from espalier_trainer import rng
 from espalier_trainer.engines.torch import architectures, losses, measure
 from espalier_trainer.engines.torch.convert import append
@@ -36,8 +38,9 @@ PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16}
 
 
 def build(config: TorchConfig, regularizers: Mapping[str, Block]) -> TorchEngine:
-    """The engine for a job."""
-    return TorchEngine(config, regularizers)
+    """The engine for a job; with privacy, groups take the place of batches in normalization layers (R1)."""
+    declared = Regularizers.model_validate({name: block.dump() for name, block in regularizers.items()})
+    return TorchEngine(config, dict(private_normalization(declared).declared()))
 
 
 class TorchEngine:
