@@ -62,13 +62,18 @@ class PlanContext:
     splits: frozenset[str]  # names of the splits that have rows
     declared: frozenset[str]  # names of all declared blocks
     batch_size: int = 0
+    blocks: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # configs of all declared blocks, for what two must agree on
     groups: frozenset[str] = frozenset()  # group columns that rows carry
     extra: frozenset[str] = frozenset()  # blocks that got a dataset of their own (safety)
     references: Mapping[str, Reference] = field(default_factory=dict)  # by the name that blocks use for them
     class_counts: tuple[int, ...] = ()  # training rows of each class
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location; None: x is raw
     scale: npt.NDArray[np.float32] | None = None
-    image: tuple[int, int, int] | None = None  # channels, height, width, when the architecture says that features are pixels
+    image: tuple[int, int, int] | None = (
+        None  # channels, height, width, when the architecture says that features are pixels
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,9 @@ class FitView:
     extra: Mapping[str, Batch]  # whole datasets by block name (safety)
     forward: Callable[[Tensor], Tensor]  # x (rows, features) to scores, in the model's current mode, with autocast
     rows: Callable[[Tensor, Batch], Tensor]  # (scores, batch) to the data loss of each row (rows,) that is in force
-    objective: Callable[[Batch, Step], tuple[Tensor, Tensor]]  # data loss and terms with their coefficients (scalars) of any batch
+    objective: Callable[
+        [Batch, Step], tuple[Tensor, Tensor]
+    ]  # data loss and terms with their coefficients (scalars) of any batch
     recording: Callable[[], bool]  # True during the batch's own forward pass: what modules remember belongs to it
     regression: bool
     classes: int
@@ -185,7 +192,9 @@ class PostContext:
     notes: dict[str, Any] = field(default_factory=dict)  # goes into metrics.json
     transforms: list[ScoreTransform] = field(default_factory=list)  # in order; a block that appends calls `transform`
     files: dict[str, bytes] = field(default_factory=dict)  # more files of the artifact, by name
-    x: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # per split: standardized features (rows, features)
+    x: Mapping[str, npt.NDArray[np.float32]] = field(
+        default_factory=dict
+    )  # per split: standardized features (rows, features)
     min_confidence: float | None = None  # below it the server does not answer
 
     def transform(self, transform: ScoreTransform) -> None:
@@ -219,6 +228,9 @@ class Regularizer(Generic[C]):
 
     def __init__(self, config: C) -> None:
         self.config = config
+        self.factors = (
+            False  # surgery puts factors in place of weights: torch wants that before any other parametrization
+        )
         self.selector = Selector.of(
             getattr(config, "target", None), **({} if self.selects == "parameters" else {"default_exclude": ()})
         )
@@ -329,10 +341,6 @@ class Regularizer(Generic[C]):
 
     def package(self) -> Mapping[str, bytes]:
         """More files for the artifact, by name."""
-        raise NotImplementedError
-
-    def compress(self, model: bytes, x: npt.NDArray[np.float32]) -> Mapping[str, bytes]:
-        """More files made from the finished graph (ONNX bytes) and raw calibration rows `x` (rows, features): quantized variants."""
         raise NotImplementedError
 
     # STATE --------------------------------------------------------------------------------------------------------

@@ -211,3 +211,12 @@ def test_drop_connect_is_gone_after_training() -> None:
     fit = solve(problem, {"dropConnect": {"p": 0.4}}, kind="adam", rate=0.01, steps=60, model=sized(5, 8, 3))
     assert set(fit.parameters) == set(dict(sized(5, 8, 3).named_parameters()))
     assert not list(fit.model.buffers())
+
+
+def test_factors_are_innermost_whatever_else_is_done_to_a_weight() -> None:
+    declared = {"dropConnect": {"p": 0.2}, "l1": {"method": "hadamard"}, "noiseInjection": {"site": "weight"}}
+    fit = solve(classification(), declared, kind="adam", rate=0.01, steps=20, model=sized(5, 8, 3))
+    assert set(fit.parameters) == set(dict(sized(5, 8, 3).named_parameters()))
+    (block,) = blocks({"l1": {"method": "hadamard"}})
+    with pytest.raises(InvalidConfigError, match="both put something in place"):
+        block.plan(context(classification(), declared=frozenset({"l1", "reparameterization"})))

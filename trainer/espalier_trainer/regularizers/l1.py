@@ -15,7 +15,8 @@ from torch.nn.utils import parametrize
 
 from espalier_api.regularizers import L1 as L1Config  # noqa: N811 - the block's name is its formula's
 from espalier_trainer.engines.torch.layers import weight_owners
-from espalier_trainer.protocol import FIRST, Params, Regularizer, Stage, StepView, register
+from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.protocol import FIRST, Params, PlanContext, Regularizer, Stage, StepView, register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,6 +42,18 @@ class L1(Regularizer[L1Config]):
     stage = Stage.STEP
     order = FIRST  # the factors are innermost, and the prox comes before projections and averages
     annealed = "strength"
+
+    def __init__(self, config: L1Config) -> None:
+        super().__init__(config)
+        self.factors = config.method == "hadamard"
+
+    def plan(self, context: PlanContext) -> None:
+        """Factors of factors are no L1 penalty."""
+        if self.factors and "reparameterization" in context.declared:
+            raise InvalidConfigError(
+                "regularizers.l1.method: hadamard and the block reparameterization both put something in place of weights; "
+                "use l1 with method proximal, or remove reparameterization"
+            )
 
     def acts(self, hook: str) -> bool:
         """The method decides which hooks take part."""

@@ -42,6 +42,10 @@ class Reparameterization(Regularizer[ReparameterizationConfig]):
     stage = Stage.SURGERY
     order = FIRST  # innermost: noise and bounds act on the product
 
+    def __init__(self, config: ReparameterizationConfig) -> None:
+        super().__init__(config)
+        self.factors = True
+
     def surgery(self, model: nn.Module, coefficient: Coefficient) -> None:
         """Register the parametrization on each weight."""
         names = self.selector.choose([n for n, _ in model.named_parameters()], self.name, "parameter")

@@ -58,7 +58,7 @@ class Fit:
             )
             for b in self.blocks
         }
-        for block in acting(self.blocks, "surgery"):
+        for block in sorted(acting(self.blocks, "surgery"), key=lambda b: not b.factors):
             block.surgery(model, self.coefficients[block.name])
         self.parameters = dict(model.named_parameters())
         self.params = {b.name: self._params(b) for b in self.blocks if b.selects == "parameters"}
