@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+import pyarrow as pa
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -16,9 +17,12 @@ from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.export.graph import Graph
 from espalier_trainer.protocol import PostContext
 from espalier_trainer.regularizers.class_rebalancing import Shift, drawn_counts, row_weights
+from tests.unit.trainer import jobs
 from tests.unit.trainer.problems import Problem, blocks, classification, context, regression, solve
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from espalier_trainer.engines.torch.loop import Fit
     from tests.conftest import Prove
 
@@ -172,3 +176,25 @@ def test_what_cannot_be_rebalanced_is_refused() -> None:
     (block,) = blocks({"classRebalancing": {}})
     with pytest.raises(InvalidConfigError, match=r"training rows per class are \[3, 0, 1\]"):
         block.plan(context(classification(), class_counts=(3, 0, 1)))
+
+
+def test_a_job_serves_corrected_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the whole trainer, beside its siblings: the published graph has the prior of the training rows."""
+    monkeypatch.setenv("TERMINATION_LOG", str(tmp_path / "term"))
+    table = jobs.gaussians(900)
+    keep = (np.asarray(table["label"]) != 2) | (np.arange(900) % 8 == 0)
+    table = table.filter(pa.array(keep))
+    jobs.stage(tmp_path, table)
+    declared = {
+        "classRebalancing": {"method": "inverse"},
+        "fairness": {"column": "g", "strength": 0.5},
+        "adversarial": {"attack": "fgsm", "epsilon": 0.05},
+        "calibrationLoss": {"strength": 0.1},
+    }
+    result = jobs.train(tmp_path, regularizers=declared)
+    assert result.outcome == "Succeeded", result.message
+    x = np.stack([np.asarray(table[f"f{i}"], dtype=np.float32) for i in range(5)], axis=1)
+    p = jobs.answer(tmp_path / jobs.VERSION, x)["probabilities"].mean(axis=0)
+    share = np.bincount(np.asarray(table["label"])) / len(table)
+    assert share[2] < 0.08
+    np.testing.assert_allclose(p, share, atol=0.04)

@@ -45,6 +45,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "trades": {"adversarial": {"attack": "trades", "norm": "l2", "epsilon": 0.3, "steps": 2}},
     "worstGroup": {"fairness": {"kind": "groupDRO", "column": "g", "strength": 3.0}},
     "mmce": {"calibrationLoss": {"kind": "mmce"}},
+    "safety": {"safety": {"dataset": "s3://datasets/safe/"}},
     "dropConnect": {"dropConnect": {"p": 0.3}},
     "augmentation": {"augmentation": {"policy": "tabular.swapNoise"}},
     "mixup": {"batchMixing": {"alpha": 0.4}},
@@ -52,6 +53,8 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "latent": {"latent": {"kind": "centre"}},
     "ema": {"weightAveraging": {"decay": 0.95}},
     "swa": {"weightAveraging": {"kind": "swa"}},
+    "qat": {"quantization": {"mode": "qat", "bits": 4, "startEpoch": 0.3}, "dropConnect": {"p": 0.2}},
+    "qatAveraged": {"quantization": {"mode": "qat"}, "weightAveraging": {"decay": 0.9}, "l1": {"method": "hadamard"}},
     "stopping": {"earlyStopping": {"patience": 3, "monitor": "refinement"}},
     "cocktail": {
         "weightDecay": {"strength": 0.1},
@@ -99,6 +102,7 @@ def run(declared: dict[str, Any], session: Interrupted, kind: str) -> dict[str, 
     fit = solve(
         train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(), validation=held, session=session,
         groups={"g": (train.x[:, 0] > 0).astype(int)},
+        extra={"safety": classification(40, seed=3)},
     )  # type: ignore[arg-type]  # fmt: skip
     return {name: p.detach().clone() for name, p in fit.parameters.items()}
 
