@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from espalier_api.regularizers import Target
 
 #: Biases and norm parameters are not regularized unless a block names them: shrinking them costs fit and buys nothing.
-DEFAULT_EXCLUDE: tuple[str, ...] = ("*bias", "*norm.*")
+#: `sparsity` is what sparsityPrior learns about a weight, not a weight.
+DEFAULT_EXCLUDE: tuple[str, ...] = ("*bias", "*norm.*", "*.sparsity")
 
 
 _PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original\d*$")

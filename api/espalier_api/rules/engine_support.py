@@ -49,6 +49,7 @@ TORCH: Final = frozenset(
         "ewc",
         "trustRegion",
         "bayesian",
+        "sparsityPrior",
     }
 )
 """Blocks that engine.torch trains."""

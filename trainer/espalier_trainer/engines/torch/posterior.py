@@ -48,8 +48,9 @@ class ProbitHead(nn.Linear):
     def variance(self, x: Tensor) -> Tensor:
         """Of each logit (rows, classes)."""
         phi = with_one(x)
-        spread = (phi @ self.factor.flatten(1)).unflatten(1, self.factor.shape[1:]).square().sum(-1)
-        return spread + phi.square() @ self.diagonal.T
+        along = (phi @ self.factor.flatten(1)).reshape(-1, *self.factor.shape[1:])
+        variance: Tensor = along.square().sum(-1) + phi.square() @ self.diagonal.T
+        return variance
 
     def to_onnx(self, graph: Graph, x: str) -> str:
         """The same, node by node."""
@@ -106,11 +107,13 @@ def covariance(phi: Tensor, shares: Tensor | None, prior: float) -> Tensor:
                 curvature[i, :, j] = curvature[j, :, i] = phi.T @ (weight.unsqueeze(1) * phi)
         curvature = curvature.reshape(classes * d, classes * d)
     curvature.diagonal().add_(prior)
-    return torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+    return inverse
 
 
 def factors(sigma: Tensor, classes: int) -> Tensor:
     """Cholesky factors (d, classes, d) of each class's own block of a covariance (classes d, classes d)."""
     d = len(sigma) // classes
     blocks = torch.stack([sigma[c * d : (c + 1) * d, c * d : (c + 1) * d] for c in range(classes)])
-    return torch.linalg.cholesky(blocks).permute(1, 0, 2).contiguous()
+    roots: Tensor = torch.linalg.cholesky(blocks)
+    return roots.permute(1, 0, 2).contiguous()
