@@ -215,7 +215,7 @@ def test_the_noise_has_its_deviation(proof: Prove, monkeypatch: pytest.MonkeyPat
         problem, {"privacy": {"maxGradNorm": 0.4}}, rate=1e-300, steps=1, batch=20, model=Mlp(5, [4000], 3).double()
     )
     (block,) = fit.blocks
-    block._secret = "7"
+    block._secret, block._planned = "7", 9
     block.backward(torch.zeros(()), block._take(torch.arange(0)), Step(5, 0, 9, 0))
     values = torch.cat([p.grad.flatten() for p in fit.parameters.values()])
     measured = float(values.std()) / (2.5 * 0.4 / 20)
@@ -299,6 +299,13 @@ def test_what_privacy_cannot_cover_is_refused() -> None:
         solve(problem, {"privacy": {}, "classRebalancing": {"method": "oversample"}}, steps=1)
     with pytest.raises(InvalidConfigError, match="no noise keeps 1 steps within epsilon"):
         solve(problem, {"privacy": {"epsilon": 1e-7, "delta": 1e-12}}, steps=1)
+
+
+def test_no_step_goes_beyond_the_budget(without_noise: None) -> None:
+    fit = solve(classification(40), {"privacy": {}}, steps=3)
+    (block,) = fit.blocks
+    with pytest.raises(InvalidConfigError, match="the budget is for 3 steps, and another block trains longer"):
+        block.backward(torch.zeros(()), block._take(torch.arange(3)), Step(3, 0, 9, 0))
 
 
 def test_a_regression_is_private_too(without_noise: None) -> None:

@@ -94,7 +94,7 @@ class Privacy(Regularizer[PrivacyConfig]):
         super().__init__(config)
         self._rate, self._expected, self._sigma, self._delta = 1.0, 1, 0.0, 1.0
         self._secret, self._steps = secrets.token_hex(16), 0
-        self._checked = False
+        self._checked, self._planned = False, 0
         self._view: FitView | None = None
         self._row: OneRow | None = None
 
@@ -118,7 +118,7 @@ class Privacy(Regularizer[PrivacyConfig]):
                 f"regularizers.privacy.delta: {self._delta:g} is not below 1/n = {1 / n:g}; a mechanism that publishes a row of "
                 "every n-th person would meet it. Lower it, or leave it out for a tenth of 1/n"
             )
-        steps = context.epochs * context.steps_per_epoch
+        self._planned = steps = context.epochs * context.steps_per_epoch
         try:
             self._sigma = noise_for(self.config.epsilon, self._delta, self._rate, steps, self.config.accountant)
         except ValueError as error:
@@ -178,6 +178,10 @@ class Privacy(Regularizer[PrivacyConfig]):
     def backward(self, objective: Tensor, batch: Batch, step: Step) -> None:
         """(sum of cut gradients + noise) / expected batch size. `objective` is what the log shows; its gradient is not used."""
         assert self._view is not None  # noqa: S101 - attach comes first
+        if self._steps >= self._planned:  # fine-tuning, say: its steps would spend what nobody granted
+            raise InvalidConfigError(
+                f"regularizers.privacy: the budget is for {self._planned} steps, and another block trains longer; drop one of the two"
+            )
         total = self._gradients(batch, step)
         generator = self._generator("noise", step)
         scale = self._sigma * self.config.max_grad_norm
