@@ -68,6 +68,8 @@ class ManifestTask(StatusModel):
     outputs: tuple[Tensor, ...]
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """What the block `abstention` promised: less sure answers are not given (outcome `rejected`)."""
+    served: Literal["model.onnx", "model.int8.onnx"] = MODEL_ONNX
+    """The graph that answers, and that was judged. Of a quantized version that is the one in integers; model.onnx is its twin in floats."""
 
 
 class FileEntry(StatusModel):

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from espalier_api.artifact import (
     GOLDEN,
     MANIFEST,
-    MODEL_ONNX,
     REFERENCE,
     REQUIRED_FILES,
     SIGNATURE,
@@ -58,12 +57,13 @@ class Artifact:
     @property
     def model_path(self) -> Path:
         """The ONNX file; weights that it keeps outside lie beside it."""
-        return self.folder / MODEL_ONNX
+        return self.folder / self.manifest.task.served
 
     @property
     def model_bytes(self) -> int:
         """Size of the served model in bytes, external weights included."""
-        return sum(entry.size for name, entry in self.manifest.files.items() if _is_model(name))
+        served = self.manifest.task.served
+        return sum(entry.size for name, entry in self.manifest.files.items() if _is_model(name, served))
 
     def reference(self) -> dict[str, Any]:
         """reference.json, parsed."""
@@ -87,7 +87,8 @@ def fetch(store: Store, config: ServingConfig, folder: Path) -> Artifact:
     if config.public_key_path is not None:
         _check_signature(store, config, manifest, Path(config.public_key_path))
     with ThreadPoolExecutor(PARALLEL_DOWNLOADS, thread_name_prefix="download") as pool:
-        done = [pool.submit(_download, store, folder, name, entry) for name, entry in manifest.files.items()]
+        kept = {*KEPT, *(name for name in manifest.files if _is_model(name, manifest.task.served))}
+        done = [pool.submit(_download, store, folder, n, e, keep=n in kept) for n, e in manifest.files.items()]
         for future in done:
             future.result()
     return Artifact(folder=folder, manifest=manifest, digest=config.digest)
@@ -145,7 +146,7 @@ def _check(manifest: Manifest, config: ServingConfig) -> None:
                 f"{MANIFEST}: {field} is {getattr(manifest, field)!r}, "
                 f"serving.json wants {getattr(config, field)!r}: artifactUri points at another version"
             )
-    if missing := [name for name in REQUIRED_FILES if name not in manifest.files]:
+    if missing := [name for name in (*REQUIRED_FILES, manifest.task.served) if name not in manifest.files]:
         raise ArtifactError(f"{MANIFEST}: files: {', '.join(missing)} not listed; the version is incomplete")
     if unsafe := [name for name in manifest.files if not _SAFE_NAME.fullmatch(name) or name == MANIFEST]:
         raise ArtifactError(f"{MANIFEST}: files: {unsafe[0]!r} is not a plain file name")
@@ -157,14 +158,14 @@ def _check(manifest: Manifest, config: ServingConfig) -> None:
         )
 
 
-def _is_model(name: str) -> bool:
-    """model.onnx and the external weights of large graphs (model.onnx.data)."""
-    return name == MODEL_ONNX or name.startswith(f"{MODEL_ONNX}.")
+def _is_model(name: str, served: str) -> bool:
+    """The served graph and the external weights of large ones (model.onnx.data)."""
+    return name == served or name.startswith(f"{served}.")
 
 
-def _download(store: Store, folder: Path, name: str, entry: FileEntry) -> None:
+def _download(store: Store, folder: Path, name: str, entry: FileEntry, *, keep: bool) -> None:
     """Verify one file; store it under its name when the server needs it, and only after it agreed."""
-    if not (_is_model(name) or name in KEPT):
+    if not keep:
         for _ in _verified(store, name, entry):
             pass
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from espalier_api.artifact import MODEL_ONNX, ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
+from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 from espalier_server.errors import ArtifactError, ModelFailedError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class OnnxModel:
     def __init__(self, path: str, task: ManifestTask, threads: int = 1) -> None:
         """Load the graph; `threads` is the number that one computation may use. Raises ArtifactError."""
         self.task = task
-        self._session = _session(path, threads)
+        self._session = _session(path, threads, task.served)
         self._outputs = _check_graph(self._session, task)
 
     def run(self, rows: Rows) -> Answer:
@@ -61,10 +61,17 @@ class OnnxModel:
         try:
             found = self._session.run(self._outputs, {ONNX_INPUT: rows})
         except Exception as error:  # onnxruntime's errors share no public base; every one is the model's failure
-            raise ModelFailedError(f"{MODEL_ONNX}: the graph failed: {error}") from error
+            raise ModelFailedError(f"{self.task.served}: the graph failed: {error}") from error
         if len(found) == 1:
-            return Answer(value=_finite(found[0]).reshape(len(rows)))
-        return Answer(label=found[0].reshape(len(rows)), probabilities=_finite(found[1]))
+            return Answer(value=self._finite(found[0]).reshape(len(rows)))
+        return Answer(label=found[0].reshape(len(rows)), probabilities=self._finite(found[1]))
+
+    def _finite(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not np.isfinite(values).all():
+            raise ModelFailedError(
+                f"{self.task.served}: the answer is not finite; the version fails on valid input, roll it back"
+            )
+        return values
 
 
 def load(artifact: Artifact) -> OnnxModel:
@@ -72,7 +79,7 @@ def load(artifact: Artifact) -> OnnxModel:
     return OnnxModel(str(artifact.model_path), artifact.manifest.task)
 
 
-def _session(path: str, threads: int) -> Any:  # noqa: ANN401 - onnxruntime ships no types
+def _session(path: str, threads: int, name: str) -> Any:  # noqa: ANN401 - onnxruntime ships no types
     import onnxruntime  # noqa: PLC0415 - slow import; the server is live before it
 
     options = onnxruntime.SessionOptions()
@@ -83,7 +90,7 @@ def _session(path: str, threads: int) -> Any:  # noqa: ANN401 - onnxruntime ship
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no public base; every one means the same here
-        raise ArtifactError(f"{MODEL_ONNX}: onnxruntime cannot load it: {error}") from error
+        raise ArtifactError(f"{name}: onnxruntime cannot load it: {error}") from error
 
 
 def _check_graph(session: Any, task: ManifestTask) -> list[str]:  # noqa: ANN401 - onnxruntime ships no types
@@ -91,21 +98,13 @@ def _check_graph(session: Any, task: ManifestTask) -> list[str]:  # noqa: ANN401
     inputs = [(node.name, node.type, len(node.shape), node.shape[-1]) for node in session.get_inputs()]
     if inputs != [(ONNX_INPUT, "tensor(float)", 2, len(task.features))]:
         raise ArtifactError(
-            f"{MODEL_ONNX}: inputs {inputs}; one float tensor {ONNX_INPUT!r} [rows, {len(task.features)}] is needed"
+            f"{task.served}: inputs {inputs}; one float tensor {ONNX_INPUT!r} [rows, {len(task.features)}] is needed"
         )
     wanted = [ONNX_LABEL, ONNX_PROBABILITIES] if task.type == "classification" else [ONNX_VALUE]
     present = {node.name: node for node in session.get_outputs()}
     if missing := [name for name in wanted if name not in present]:
-        raise ArtifactError(f"{MODEL_ONNX}: output {', '.join(missing)} is missing; it has {', '.join(present)}")
+        raise ArtifactError(f"{task.served}: output {', '.join(missing)} is missing; it has {', '.join(present)}")
     if task.type == "classification" and present[ONNX_PROBABILITIES].shape[-1:] != [len(task.classes)]:
         shape = present[ONNX_PROBABILITIES].shape
-        raise ArtifactError(f"{MODEL_ONNX}: probabilities {shape}, the manifest has {len(task.classes)} classes")
+        raise ArtifactError(f"{task.served}: probabilities {shape}, the manifest has {len(task.classes)} classes")
     return wanted
-
-
-def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    if not np.isfinite(values).all():
-        raise ModelFailedError(
-            f"{MODEL_ONNX}: the answer is not finite; the version fails on valid input, roll it back"
-        )
-    return values

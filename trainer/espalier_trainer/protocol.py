@@ -343,10 +343,6 @@ class Regularizer(Generic[C]):
         """More files for the artifact, by name."""
         raise NotImplementedError
 
-    def compress(self, model: bytes, x: npt.NDArray[np.float32]) -> Mapping[str, bytes]:
-        """More files made from the finished graph (ONNX bytes) and raw calibration rows `x` (rows, features): quantized variants."""
-        raise NotImplementedError
-
     # STATE --------------------------------------------------------------------------------------------------------
     def notes(self) -> dict[str, Any]:
         """What a person wants to know afterwards (best epoch, zeros reached); goes into regularizers.json."""

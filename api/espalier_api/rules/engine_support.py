@@ -50,11 +50,12 @@ TORCH: Final = frozenset(
         "trustRegion",
         "bayesian",
         "sparsityPrior",
+        "quantization",
     }
 )
 """Blocks that engine.torch trains."""
 
-KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R24", "R26", "R33"})
+KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R23", "R24", "R26", "R33", "R37"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
 A trainer room that keeps one of them adds its id in the same change, with a test of it (`proof` takes rule ids as well).

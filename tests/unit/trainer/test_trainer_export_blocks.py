@@ -25,6 +25,9 @@ SURGERIES: dict[str, dict[str, Any]] = {
     "weightNorm": {"reparameterization": {"kind": "weightNorm"}},
     "orthogonal": {"reparameterization": {"kind": "orthogonal"}},
     "bound": {"spectralNorm": {"mode": "bound", "bound": 0.8}},
+    "static": {"quantization": {}},
+    "dynamic": {"quantization": {"mode": "dynamic", "perChannel": False}},
+    "qat": {"quantization": {"mode": "qat", "bits": 5}, "spectralNorm": {"mode": "bound", "bound": 0.8}},
     "bottleneck": {"informationBottleneck": {"dim": 4}},
 }
 

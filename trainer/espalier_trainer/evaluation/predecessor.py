@@ -70,9 +70,10 @@ def _temperature(store: ObjectStore) -> float | None:
 
 
 def _verified(store: ObjectStore, manifest: Manifest) -> bytes | None:
-    """model.onnx; None when it is missing, changed, or keeps its weights in another file."""
-    model, entry = store.read(artifact.MODEL_ONNX), manifest.files.get(artifact.MODEL_ONNX)
-    alone = f"{artifact.MODEL_ONNX}.data" not in manifest.files
+    """The graph that was served; None when it is missing, changed, or keeps its weights in another file."""
+    served = manifest.task.served
+    model, entry = store.read(served), manifest.files.get(served)
+    alone = f"{served}.data" not in manifest.files
     if model is None or entry is None or hashlib.sha256(model).hexdigest() != entry.sha256 or not alone:
         say("predecessor-graph-unusable", version=manifest.version)
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+from espalier_api.artifact import MODEL_ONNX
 from espalier_trainer.errors import ParityError
 
 if TYPE_CHECKING:
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from onnx import GraphProto, TensorProto
 
 
-def model_bytes(files: Mapping[str, bytes]) -> int:
-    """Bytes of all files of the model: every `model.*` and every file in which one of the graphs keeps its weights.
+def model_bytes(files: Mapping[str, bytes], served: str = MODEL_ONNX) -> int:
+    """Bytes of all files of the model: every `model.*` and every file in which one of the graphs keeps its weights. Of a
+    quantized version only the graph that is served counts: its twin in floats is there to compare with.
 
     A graph whose weights lie in a file that the version lacks cannot be served: ParityError.
     """
-    names = {name for name in files if name.startswith("model.")}
+    names = {name for name in files if name.startswith("model.")} if served == MODEL_ONNX else {served}
     for graph in [name for name in names if name.endswith(".onnx")]:
         for sidecar in sidecars(files[graph]):
             if sidecar not in files:

@@ -27,9 +27,10 @@ IR_VERSION: Final = 9  # read by every onnxruntime since 1.15
 
 
 class Graph:
-    """A growing list of nodes; values are named by what made them."""
+    """A growing list of nodes; values are named by what made them. `plain` asks for layers as they were before rounding."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = False) -> None:
+        self.plain = plain
         self.nodes: list[NodeProto] = []
         self.constants: list[Any] = []
         self._count = 0
@@ -78,11 +79,13 @@ def served_graph(
     classes: int,
     temperature: float,
     transforms: Sequence[ScoreTransform] = (),
+    *,
+    plain: bool = False,
 ) -> bytes:
     """The whole model as ONNX bytes, with what POST blocks do to scores: input float32 [N, features]; outputs
-    `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1].
+    `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]. `plain` leaves rounding out.
     """
-    graph = Graph()
+    graph = Graph(plain=plain)
     centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
     x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor.astype(np.float32)))
     scores = fitted.graph(graph, x)

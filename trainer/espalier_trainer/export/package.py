@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from safetensors.numpy import save as save_tensors
@@ -13,10 +13,10 @@ from safetensors.numpy import save as save_tensors
 from espalier_api import artifact
 from espalier_api.artifact import ManifestTask, MetricValue, Tensor
 from espalier_api.evaluation import BUDGETED
-from espalier_trainer import pictures
+from espalier_trainer import pictures, rng
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
 from espalier_trainer.errors import ParityError
-from espalier_trainer.evaluation import size
+from espalier_trainer.evaluation import rounded, size
 from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
 from espalier_trainer.export.card import model_card
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from espalier_trainer.preprocessing import Standardizer
 
 DECILES = np.arange(1, 10) / 10
-CALIBRATION_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +126,16 @@ def check_repeatable(
     )
 
 
-def golden_rows(test: Dataset) -> npt.NDArray[np.float32]:
-    """Up to 64 rows of the test split, evenly spaced."""
-    rows = np.unique(np.linspace(0, len(test) - 1, min(len(test), artifact.GOLDEN_ROWS)).astype(np.int64))
-    return test.x[rows]
+def golden_rows(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Up to 64 of the rows `x` (rows, features), evenly spaced."""
+    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), artifact.GOLDEN_ROWS)).astype(np.int64))
+    return x[rows]
 
 
-def calibration_rows(train: Dataset) -> npt.NDArray[np.float32]:
-    """Up to 4,096 raw training rows, evenly spaced: what sets the ranges of a quantized variant."""
-    rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), CALIBRATION_ROWS)).astype(np.int64))
-    return train.x[rows]
+def drawn_rows(standardizer: Standardizer, rows: int, seed: int) -> npt.NDArray[np.float32]:
+    """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's mean and spread."""
+    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.mean)))
+    return np.asarray(standardizer.mean + noise * standardizer.spread, dtype=np.float32)
 
 
 def reference(train: Dataset, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
@@ -162,6 +161,7 @@ class Package:
     metrics: dict[str, MetricValue]
     parity: float
     min_confidence: float | None = None  # what abstention promised
+    served: Literal["model.onnx", "model.int8.onnx"] = artifact.MODEL_ONNX
 
 
 def build(
@@ -177,14 +177,21 @@ def build(
     first, data = evaluations[0], parts["train"]
     classes = len(data.classes)
     model = served_graph(fitted, standardizer, classes, first.temperature, first.transforms)
-    runtime = Runtime(model)
-    golden = golden_rows(parts["test"])
+    runtime, spread = Runtime(model), 1.0 if classes else standardizer.target_scale
+    job, integers = provenance.job, provenance.job.regularizers.quantization is not None
+    inputs, moved = _inputs(parts["test"], standardizer, job), 0.0
+    if integers:
+        steady = rounded.steady(answers(fitted, standardizer, classes, first, inputs), runtime(inputs), spread)
+        moved = float(1 - steady.mean())
+        inputs = inputs[steady] if moved <= rounded.MOST_MOVED else inputs
+    golden = golden_rows(inputs)
     check_repeatable(fitted, standardizer, first, golden)
     expected = answers(fitted, standardizer, classes, first, golden)
-    parity = check_parity(runtime, expected, golden, 1.0 if classes else standardizer.target_scale)
-    calls = CALLS_FOR_A_GATE if provenance.job.latency_gate else CALLS
+    parity = check_parity(runtime, expected, golden, spread)
+    calls = CALLS_FOR_A_GATE if job.latency_gate else CALLS
+    served: Literal["model.onnx", "model.int8.onnx"] = artifact.MODEL_INT8 if integers else artifact.MODEL_ONNX
     files = {
-        artifact.MODEL_ONNX: model,
+        served: model,
         artifact.PREPROCESSING: _json(standardizer.to_json()),
         artifact.GOLDEN: _npz({"input": golden, **runtime(golden)}),
         artifact.LINEAGE: _json(_lineage(engine, provenance, fitted)),
@@ -193,12 +200,17 @@ def build(
     if weights := fitted.weights():
         files[artifact.MODEL_WEIGHTS] = save_tensors({n: np.ascontiguousarray(w) for n, w in weights.items()})
     files |= {**fitted.files(), **first.files}
-    if compress := getattr(fitted, "compressed", None):  # engines of networks
-        files |= compress(model, calibration_rows(data))
+    latency = runtime.latency(golden, calls)
+    if integers:
+        twin = served_graph(fitted, standardizer, classes, first.temperature, first.transforms, plain=True)
+        files[artifact.MODEL_ONNX] = twin
+        first.notes["quantization"] = _beside(
+            Runtime(twin), runtime, files, parts["test"], (golden, calls, latency), moved
+        )
     told = {
         **metrics,
-        **runtime.latency(golden, calls),
-        "artifactBytes": MetricValue(value=float(size.model_bytes(files))),
+        **latency,
+        "artifactBytes": MetricValue(value=float(size.model_bytes(files, served))),
         "peakMemoryBytes": MetricValue(value=float(size.peak_memory_bytes())),
     }
     if (swollen := blown_up(_exported(told, weights, provenance))) is not None:
@@ -217,7 +229,32 @@ def build(
     files[artifact.MODEL_CARD] = model_card(
         provenance, task_of(provenance.job, data), engine, told, report, first, files
     ).encode()
-    return Package(files, told, parity, first.min_confidence)
+    return Package(files, told, parity, first.min_confidence, served)
+
+
+def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.NDArray[np.float32]:
+    """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's."""
+    if job.regularizers.privacy is None:
+        return test.x
+    return drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
+
+
+def _beside(
+    twin: Runtime,
+    runtime: Runtime,
+    files: Mapping[str, bytes],
+    test: Dataset,
+    timed: tuple[npt.NDArray[np.float32], int, Mapping[str, MetricValue]],
+    moved: float,
+) -> dict[str, Any]:
+    """The graph in integers beside its twin in floats; `timed` is (rows, calls, latency of the former)."""
+    golden, calls, latency = timed
+    return rounded.summary(
+        {name: len(files[name]) for name in (artifact.MODEL_ONNX, artifact.MODEL_INT8)},
+        {artifact.MODEL_ONNX: twin.latency(golden, calls), artifact.MODEL_INT8: latency},
+        rounded.compare(twin(test.x), runtime(test.x), test.y),
+        moved,
+    )
 
 
 def _exported(

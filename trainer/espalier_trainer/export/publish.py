@@ -73,7 +73,7 @@ def publish(
         seed=job.seed,
         parent=job.parent,
         requested_by=job.requested_by,
-        task=task_of(job, data).model_copy(update={"min_confidence": package.min_confidence}),
+        task=task_of(job, data).model_copy(update={"min_confidence": package.min_confidence, "served": package.served}),
         framework=engine.framework,
         files={
             n: FileEntry(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in sorted(package.files.items())

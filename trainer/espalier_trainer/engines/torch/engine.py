@@ -79,6 +79,7 @@ class TorchEngine:
             splits=data.splits,
             declared=frozenset(self.regularizers),
             batch_size=min(self.config.batch_size, len(data.train)),
+            blocks=self.regularizers,
             groups=frozenset(data.train.groups),
             extra=frozenset(data.extra),
             references=data.references,
@@ -180,10 +181,6 @@ class FittedTorch:
     def post_blocks(self) -> list[Regularizer[Any]]:
         """The blocks of this very fit that act on final scores."""
         return acting(self._blocks, "post")
-
-    def compressed(self, model: bytes, x: npt.NDArray[np.float32]) -> Mapping[str, bytes]:
-        """What blocks make of the finished graph, from raw rows `x`."""
-        return {n: d for block in acting(self._blocks, "compress") for n, d in block.compress(model, x).items()}
 
     def graph(self, graph: Graph, standardized: str) -> str:
         """The same function as ONNX nodes."""
