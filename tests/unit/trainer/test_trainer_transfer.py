@@ -196,3 +196,13 @@ def test_weights_of_another_network_are_refused() -> None:
     reference = Reference("s3://m/v1/", "sha256:1", True, weights={"head.weight": np.zeros((1, 3), dtype=np.float32)})
     with pytest.raises(InvalidConfigError, match=r"R33.*functional.*head\.weight.*\(1, 3\)"):
         solve(regression(), {"functional": {"prior": "old", "kind": "l2sp"}}, steps=1, references={"old": reference})
+
+
+@pytest.mark.parametrize("block", [{"functional": {"prior": "old"}}, {"distillation": {"teacher": "old"}}])
+def test_values_have_no_temperature(block: dict[str, dict[str, Any]]) -> None:
+    problem = regression()
+    reference = {"old": told(solve(problem, {}, steps=5), problem)}
+    assert solve(problem, block, steps=2, references=reference).report.steps == 2
+    hot = {name: {**fields, "temperature": 3} for name, fields in block.items()}
+    with pytest.raises(InvalidConfigError, match=r"temperature: values have no temperature"):
+        solve(problem, hot, steps=1, references=reference)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from espalier_api.regularizers import Distillation as DistillationConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import transfer
-from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import FIRST, Batch, FitView, PlanContext, Reference, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ class Distillation(Regularizer[DistillationConfig]):
     def plan(self, context: PlanContext) -> None:
         """The teacher exists and is a model of the same question."""
         self._reference = references.of(context, self.name, self.config.teacher)
-        if context.regression and "temperature" in self.config.model_fields_set:
-            raise InvalidConfigError("regularizers.distillation.temperature: values have no temperature; remove it")
+        transfer.refuse_temperature(self.config, self.name, regression=context.regression)
 
     def attach(self, view: FitView) -> None:
         """The teacher's soft labels (rows, classes) of all training rows, or its values (rows, 1)."""

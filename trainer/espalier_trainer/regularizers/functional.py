@@ -63,6 +63,7 @@ class Functional(Regularizer[FunctionalConfig]):
     def plan(self, context: PlanContext) -> None:
         """The prior exists."""
         self._reference = references.of(context, self.name, self.config.prior)
+        transfer.refuse_temperature(self.config, self.name, regression=context.regression)
 
     def attach(self, view: FitView) -> None:
         """The prior's answers to all training rows, or its weights as start and centre."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from espalier_api.regularizers import Distillation, Functional
     from espalier_trainer.protocol import FitView, Reference
 
 
@@ -31,6 +32,12 @@ def divergence(shares: Tensor, scores: Tensor, temperature: float) -> Tensor:
     """
     entropy = torch.xlogy(shares, shares).sum(-1)
     return temperature**2 * (entropy - (shares * F.log_softmax(scores / temperature, dim=-1)).sum(-1))
+
+
+def refuse_temperature(config: Distillation | Functional, block: str, *, regression: bool) -> None:
+    """InvalidConfigError when a temperature is asked for where nothing has one."""
+    if regression and config.temperature != type(config).model_fields["temperature"].default:
+        raise InvalidConfigError(f"regularizers.{block}.temperature: values have no temperature; remove it")
 
 
 def centred(scores: Tensor) -> Tensor:
