@@ -169,6 +169,8 @@ def techniques(folder: Path = TRAINER, proofs: Path = PROOFS) -> list[Technique]
 
 
 def _checked_stage(name: str, folder: Path) -> str:
+    if name in engine_support.LOOPS:
+        return "SELECT"
     stage = stage_of(name, folder)
     if stage is None and "torch" in engines_of(name):
         raise PageError(f"engine_support says that torch honours {name}, but {folder / snake(name)}.py does not exist")

@@ -159,6 +159,10 @@ def _select(
         search = import_module("espalier_trainer.selection.search")
         found = search.run(job, prepared, start.memory, world.board, world.preemption)
         job, told, files[search.FILE] = found.job, found.summary, found.file
+    if job.regularizers.cross_validation is not None:
+        cross = import_module("espalier_trainer.selection.cross_validation")
+        folds = cross.run(job, prepared, start.memory, world.board, world.preemption)
+        files[cross.FILE] = cross.file(folds)
     return job, files, told
 
 

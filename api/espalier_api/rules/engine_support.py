@@ -55,6 +55,9 @@ TORCH: Final = frozenset(
 )
 """Blocks that engine.torch trains."""
 
+LOOPS: Final = frozenset({"ensemble", "crossValidation", "regularizationPath"})
+"""Blocks that decide which fits there are: loops above any engine, in the trainer's folder `selection`."""
+
 KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R23", "R24", "R26", "R33", "R37"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
@@ -108,20 +111,21 @@ XGBOOST_OWNED: Final = {
 
 def supported(engine: Engine, task: str) -> frozenset[str] | None:
     """Blocks that this engine honours for this task; None when it cannot do the task at all in this release."""
+    own: frozenset[str] | None = None
     if engine.torch is not None:
-        return TORCH
+        own = TORCH
     if engine.sklearn is not None:
-        return SKLEARN.get((engine.sklearn.estimator, task))
+        own = SKLEARN.get((engine.sklearn.estimator, task))
     if engine.xgboost is not None:
-        return XGBOOST.get(task)
-    return None
+        own = XGBOOST.get(task)
+    return None if own is None else own | LOOPS
 
 
 def able(block: str, task: str) -> tuple[str, ...]:
     """Engines that honour a block for a task, as one writes them, e.g. `torch`, `sklearn ridge`."""
-    names = ["torch"] if block in TORCH else []
+    names = ["torch"] if block in TORCH | LOOPS else []
     names += [
-        f"sklearn {estimator}" for (estimator, kind), blocks in SKLEARN.items() if kind == task and block in blocks
+        f"sklearn {estimator}" for (estimator, kind), blocks in SKLEARN.items() if kind == task and block in blocks | LOOPS
     ]
-    names += ["xgboost"] if block in XGBOOST.get(task, frozenset()) else []
+    names += ["xgboost"] if block in XGBOOST.get(task, frozenset()) | LOOPS else []
     return tuple(names)

@@ -9,7 +9,17 @@ import pytest
 import espalier_trainer.regularizers as trained
 from espalier_api.engines import Engine
 from espalier_api.regularizers import BLOCKS
-from espalier_api.rules.engine_support import SKLEARN, SKLEARN_NEEDS, TORCH, XGBOOST, XGBOOST_OWNED, able, supported
+from espalier_api.rules.engine_support import (
+    LOOPS,
+    SKLEARN,
+    SKLEARN_NEEDS,
+    TORCH,
+    XGBOOST,
+    XGBOOST_OWNED,
+    able,
+    supported,
+)
+from espalier_trainer import selection
 from espalier_trainer.engines.sklearn.estimators import ESTIMATORS
 from espalier_trainer.engines.xgboost import parameters
 
@@ -18,6 +28,11 @@ def test_torch_blocks_are_the_files_of_the_trainer() -> None:
     folder = Path(trained.__path__[0])
     files = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
     assert {name for name, attribute in BLOCKS.items() if attribute in files} == TORCH
+
+
+def test_loops_are_the_files_of_selection() -> None:
+    files = {path.stem for path in Path(selection.__path__[0]).glob("*.py")}
+    assert {name for name, attribute in BLOCKS.items() if attribute in files} == LOOPS
 
 
 @pytest.mark.parametrize("pair", sorted({*SKLEARN, *ESTIMATORS}), ids=" ".join)
@@ -33,7 +48,7 @@ def test_xgboosts_blocks_and_parameters_are_the_trainers() -> None:
 
 def test_supported_looks_at_engine_and_task() -> None:
     ridge = Engine.model_validate({"sklearn": {"estimator": "ridge"}})
-    assert supported(ridge, "regression") == frozenset({"l2", "sampleWeighting"})
+    assert supported(ridge, "regression") == frozenset({"l2", "sampleWeighting"}) | LOOPS
     assert supported(ridge, "classification") is None
     boosted = supported(Engine.model_validate({"xgboost": {}}), "regression")
     assert boosted is not None
@@ -44,4 +59,4 @@ def test_supported_looks_at_engine_and_task() -> None:
 def test_able_names_what_one_can_write() -> None:
     assert able("dropout", "regression") == ("torch", "xgboost")
     assert "sklearn lasso" in able("l1", "regression")
-    assert able("crossValidation", "classification") == ()
+    assert {"torch", "xgboost", "sklearn svc"} <= set(able("crossValidation", "classification"))

@@ -30,6 +30,7 @@ class L2(Regularizer[L2Config]):
 def only_l2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A trainer that has one block, declared and proven."""
     monkeypatch.setattr(engine_support, "TORCH", frozenset({"l2"}))
+    monkeypatch.setattr(engine_support, "LOOPS", frozenset())
     monkeypatch.setattr(engine_support, "SKLEARN", {("ridge", "regression"): frozenset({"l2"})})
     monkeypatch.setattr(engine_support, "able", lambda name, _task: ("torch",) if name == "l2" else ())
     (tmp_path / "l2.py").write_text(PLUGIN)

@@ -107,7 +107,9 @@ class TorchEngine:
 
     def _model(self, data: FitData, seed: int) -> nn.Module:
         seed_generators(rng.derive(seed, "init"), torch.device("cpu"))
-        return architectures.build(self.config.architecture, len(data.features), data.outputs).to(self.device)
+        model = architectures.build(self.config.architecture, len(data.features), data.outputs)
+        begin_at(model, data.start)
+        return model.to(self.device)
 
     def _tensors(self, part: Part) -> Tensors:
         y = on_device(part.y, self.device, torch.int64 if part.y.dtype.kind == "i" else torch.float32)
@@ -193,6 +195,14 @@ class FittedTorch:
     def files(self) -> Mapping[str, bytes]:
         """What PACKAGE blocks add."""
         return {name: data for block in acting(self._blocks, "package") for name, data in block.package().items()}
+
+
+@torch.no_grad()
+def begin_at(model: nn.Module, start: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Copy the weights and buffers that the model has under the same name in the same shape; the others stay as they were drawn."""
+    for name, value in model.state_dict().items():
+        if name in start and tuple(start[name].shape) == tuple(value.shape):
+            value.copy_(torch.as_tensor(start[name]))
 
 
 def make_deterministic() -> None:
