@@ -193,7 +193,8 @@ def test_what_several_fits_have_no_meaning_for_is_refused() -> None:
 def orthonormal(n: int = 256, seed: int = 0) -> tuple[Problem, np.ndarray]:
     """x'x / n = 1, so that the lasso is a soft threshold of x'y / n."""
     draw = np.random.default_rng(seed)
-    x = np.linalg.qr(draw.normal(size=(n, 8)) - 0)[0] * np.sqrt(n)
+    raw = draw.normal(size=(n, 8))
+    x = np.linalg.qr(raw - raw.mean(axis=0))[0] * np.sqrt(n)  # centred, so that the intercept stays out of it
     y = x @ np.array([0.8, -0.4, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0]) + 0.3 * draw.normal(size=n)
     return Problem(x, y - y.mean()), x
 
