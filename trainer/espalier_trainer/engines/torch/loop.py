@@ -54,7 +54,9 @@ class Fit:
         device, dtype = train.x.device, train.x.dtype
         self.coefficients = {
             b.name: Coefficient(
-                b.strength(), getattr(b.config, "schedule", None), torch.zeros((), device=device, dtype=dtype)
+                b.strength(),
+                getattr(b.config, "schedule", None) if b.annealed else None,
+                torch.zeros((), device=device, dtype=dtype),
             )
             for b in self.blocks
         }
