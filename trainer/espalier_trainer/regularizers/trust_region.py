@@ -1,7 +1,8 @@
 """Trust region: a fit that starts at the reference and is never further from it than `radius`. l2ball: after every step the chosen
-weights are projected onto ||w - w0|| <= radius, up to their own rounding. kl: after every step mean KL(reference || ours) on the batch,
-in evaluation mode, is at most radius: the update is halved until it is (backtracking, Schulman et al. 2015, appendix C), and where even
-the weights before it are too far on this batch, they are halved back towards the reference. For values KL is half the squared difference (unit variance).
+weights are projected onto ||w - w0|| <= radius, up to their own rounding. kl: after every step mean KL(reference || ours) on the
+batch, in evaluation mode, is at most radius: the update is halved until it is (backtracking, Schulman et al. 2015, appendix C), and
+where even the weights before it are too far on this batch, they are halved back towards the reference. For values KL is half the
+squared difference (unit variance).
 """
 
 from __future__ import annotations
