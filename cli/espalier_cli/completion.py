@@ -8,6 +8,9 @@ from espalier_cli.errors import CliError
 
 NO_FILES = ":4"
 """cobra's directive that kubectl understands: do not offer file names."""
+FILES = ":0"
+"""cobra's directive for: the shell's own offers, which are file names."""
+FILE_OPTIONS = {"-f", "--filename", "--data", "--out"}
 
 
 def names(incomplete: str) -> list[str]:
@@ -43,9 +46,12 @@ def offers(words: list[str]) -> list[str]:
         return sorted(name for name in {*known, "demo"} if name.startswith(typed))
     if words[-2] == "--explain":
         return rules(words[-1])
+    if words[-2] in FILE_OPTIONS or words[0] == "train":
+        return []  # files are the shell's to offer, and train has no names
     return [] if words[-1].startswith("-") else names(words[-1])
 
 
 def run() -> None:
     """`kubectl_complete-espalier WORD...`: one offer per line and a directive, as kubectl asks its plugins."""
-    print("\n".join([*offers(sys.argv[1:]), NO_FILES]))
+    words = sys.argv[1:]
+    print("\n".join([*offers(words), FILES if words[-2:-1] and words[-2] in FILE_OPTIONS else NO_FILES]))

@@ -17,6 +17,7 @@ from espalier_cli.errors import CliError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from espalier_api.training import TrainingProgress
     from espalier_cli.objects import Objects
 
 app = typer.Typer(
@@ -154,6 +155,55 @@ def lint(
         f"{report.objects} object{'s' if report.objects > 1 else ''}: {'refused by ' + ', '.join(errors) if errors else 'accepted'}"
     )
     if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    file: Annotated[
+        Path, typer.Option("--filename", "-f", help="Manifest with one RegularizedModel.", exists=True, dir_okay=False)
+    ],
+    data: Annotated[Path, typer.Option(help="Folder or file with the snapshot, instead of spec.data.snapshot.uri.")],
+    out: Annotated[Path, typer.Option(help="Folder for versions: <out>/<namespace>/<name>/v<N>/.")] = Path("artifacts"),
+) -> None:
+    """Train on this machine, without a cluster: the same trainer, rules, search, artifact and gates. Exit 1 when one fails."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from espalier_cli import train as local_training
+
+    console = Console(highlight=False)
+    model = local_training.model_of(file)
+    local_training.check_installed(next(iter(model.spec.engine.chosen())))
+    local = local_training.Local(data, out)
+    job = local_training.job_of(model, local)
+    if model.spec.artifacts.signing is not None:
+        console.print("artifacts.signing: local versions are not signed", markup=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("Starting", total=1.0)
+
+        def tell(now: TrainingProgress) -> None:
+            trials = (
+                f" trial {now.trials.done + 1} of {now.trials.total}" if now.phase == "Searching" and now.trials else ""
+            )
+            bar.update(task, completed=now.progress, description=f"{now.phase}{trials}")
+
+        result = local_training.train(job, local, tell, lambda words: console.print(words, markup=False))
+    if result.exit_code:
+        raise CliError(f"{result.reason} (exit {result.exit_code}): {result.message}")
+    numbers, gates, met = local_training.report(model, local, job.version)
+    console.print(numbers)
+    if gates is not None:
+        console.print(gates)
+    for found in result.diagnosis:
+        console.print(f"{found.mode}: {found.evidence}; {found.suggestion}", markup=False)
+    console.print(f"{local.place(model) / job.version}  {result.digest}", markup=False, soft_wrap=True)
+    if not met:
         raise typer.Exit(1)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from espalier_api import conditions as c
 from espalier_api.artifact import PICTURES
+from espalier_api.gates import judge_gates, wanted_metrics
 from espalier_api.model import GateResult, VersionState, VersionStatus
 from espalier_api.names import version_number
-from espalier_operator.decisions.gates import judge_gates, wanted_metrics
 from espalier_operator.decisions.plan import shorten
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from espalier_api.artifact import MetricValue
 from espalier_api.evaluation import Gate
+from espalier_api.gates import judge_gates
 from espalier_api.model import VersionState, VersionStatus
 from espalier_operator.decisions import versions as v
-from espalier_operator.decisions.gates import judge_gates
 
 GATES = (Gate(metric="accuracy", min=0.9),)
 STATES: tuple[VersionState, ...] = (

@@ -4,15 +4,11 @@ again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
+from espalier_api.artifact import MetricValue
 from espalier_api.evaluation import HIGHER_IS_BETTER, Gate
 from espalier_api.model import GateResult
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from espalier_api.artifact import MetricValue
 
 MIN_GROUP_ROWS = 50
 """A group with fewer rows is reported and decides nothing."""
