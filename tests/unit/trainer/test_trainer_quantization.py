@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn.utils import parametrize
 
 from espalier_api.regularizers import Regularizers
 from espalier_trainer.engines.torch import rounding
@@ -252,6 +253,22 @@ def test_rounding_waits_for_its_step() -> None:
         "hidden.0.linear",
         "hidden.1.linear",
     }  # type: ignore[attr-defined]
+
+
+def test_rounding_is_outermost_whatever_came_after_it() -> None:
+    """A mask that was put around a rounded weight goes below it, so that what rounding saw last is masked."""
+
+    class Mask(nn.Module):
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight * torch.tensor([0.0, 1.0, 1.0])
+
+    layer, rounded = nn.Linear(3, 2), rounding.RoundedWeight(8, per_channel=True)
+    parametrize.register_parametrization(layer, "weight", rounded)
+    parametrize.register_parametrization(layer, "weight", Mask())
+    rounding.outermost(layer, rounded)
+    assert (layer.weight[:, 0] == 0).all()
+    assert rounded.seen is not None
+    assert (rounded.seen[:, 0] == 0).all()
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------

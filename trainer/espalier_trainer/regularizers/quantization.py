@@ -104,8 +104,10 @@ class Quantization(Regularizer[QuantizationConfig]):
         ]
 
     def attach(self, view: FitView) -> None:
-        """Keep the rows that ranges will be measured on, evenly spaced."""
+        """Keep the rows that ranges will be measured on, evenly spaced. What pruning put around a weight goes below rounding (R16)."""
         self._view = view
+        for name, rounded in self.weights.items():
+            rounding.outermost(view.model.get_submodule(name), rounded)
         limit = QAT_ROWS if self.trained else self.config.calibration_samples or CALIBRATION_ROWS
         rows = len(view.train.x)
         self._rows = view.train.x[torch.linspace(0, rows - 1, min(limit, rows)).long().to(view.train.x.device)]

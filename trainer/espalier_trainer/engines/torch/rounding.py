@@ -274,3 +274,10 @@ def installed(model: nn.Module) -> dict[str, Rounded]:
 def parameter_layer(name: str) -> str:
     """The layer that a parameter belongs to: `hidden.0.linear` of `hidden.0.linear.parametrizations.weight.original0`."""
     return canonical(name).rpartition(".")[0]
+
+
+def outermost(module: nn.Module, rounded: RoundedWeight) -> None:
+    """Let `rounded` act after everything else that computes the module's weight; the others keep their order."""
+    chain: Any = module.parametrizations["weight"]  # type: ignore[index]
+    for place, one in enumerate([*(m for m in chain if m is not rounded), rounded]):
+        chain[place] = one
