@@ -296,3 +296,23 @@ def test_progress_tells_how_far_a_search_is() -> None:
     told = json.loads(board.as_json())
     assert (told["phase"], told["trials"]) == ("Searching", {"done": 3, "total": 12, "best": 0.25})
     assert all(a <= b for a, b in pairwise([told["trials"]["done"], told["trials"]["total"]]))
+
+
+def test_a_killed_ensemble_of_paths_ends_in_the_same_bits(tmp_path: Path) -> None:
+    blocks = {
+        "ensemble": {"members": 2},
+        "regularizationPath": {"parameter": "l1.strength", "from": 1e-4, "to": 1e-2, "points": 2},
+        "crossValidation": {"folds": 2},
+    }
+    job = jobs.parsed(regularizers=blocks)
+    places = [jobs.stage(tmp_path / name) for name in ("whole", "killed")]
+    run(job, world(places[0], Preemption()))
+    ends = 0
+    for after in (40, 150, 160, 10**9):  # in a fold, and in members
+        try:
+            run(job, world(places[1], Tiring(after)))
+        except PreemptedError:
+            ends += 1
+    assert ends >= 2
+    told = [(place / jobs.VERSION / artifact.MODEL_WEIGHTS).read_bytes() for place in places]
+    assert told[0] == told[1]
