@@ -47,7 +47,7 @@ def _sample(at: float, status: Mapping[str, Any]) -> Sample:
         phase=status.get("phase") or "-",
         stable=(status.get("stable") or {}).get("version"),
         canary=(status.get("canary") or {}).get("version"),
-        weight=int(step.get("observedWeight") or 0),
+        weight=int(step.get("observedWeight", step.get("weight")) or 0),
         evidence={sli["name"]: float(sli.get("evidence") or 0) for sli in slis},
         abort_at={sli["name"]: float(sli["abortAt"]) for sli in slis if sli.get("abortAt")},
     )
@@ -78,9 +78,11 @@ def _rollout_lines(status: Mapping[str, Any]) -> Iterable[str]:
     canary = (status.get("canary") or {}).get("version")
     step = status.get("step") or {}
     if canary and step:
+        observed = step.get("observedWeight")
+        traffic = "traffic is being counted" if observed is None else f"observed {observed} %"
         yield (
             f"canary     {canary}: {status.get('phase')}, step {int(step.get('index', 0)) + 1}/{step.get('of')}, "
-            f"weight {step.get('weight')} % (observed {step.get('observedWeight')} %)"
+            f"weight {step.get('weight')} % ({traffic})"
         )
     for sli in status.get("slis") or []:
         if canary and sli.get("blocks"):
