@@ -67,6 +67,7 @@ def test_a_block_without_proof_says_so(only_l2: Path) -> None:
 
 def test_a_proof_of_a_rule_stands_beside_the_promise(only_l2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = {"oracle": "torch update_bn", "measured": 0, "at_most": 1e-6, "test": "tests/x.py::test_bn"}
+    monkeypatch.setattr(engine_support, "KEPT", frozenset())
     assert "not yet, so it refuses: batch statistics are measured anew" in page(only_l2, {"R26": [record]})
     monkeypatch.setattr(engine_support, "KEPT", frozenset({"R26"}))
     text = page(only_l2, {"R26": [record]})
