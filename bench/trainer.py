@@ -28,8 +28,8 @@ from torch.nn import functional
 
 from espalier_api.regularizers import Regularizers
 from espalier_cli.demo.digits import load_digits, snapshot_parquet
-from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
+from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
 from espalier_trainer.protocol import lookup
 from espalier_trainer.schedule import ConstantRate

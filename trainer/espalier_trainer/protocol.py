@@ -62,9 +62,7 @@ class PlanContext:
     splits: frozenset[str]  # names of the splits that have rows
     declared: frozenset[str]  # names of all declared blocks
     batch_size: int = 0
-    blocks: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # configs of all declared blocks, for what two must agree on
+    blocks: Mapping[str, Any] = field(default_factory=dict)  # configs of all declared blocks
     groups: frozenset[str] = frozenset()  # group columns that rows carry
     extra: frozenset[str] = frozenset()  # blocks that got a dataset of their own (safety)
     references: Mapping[str, Reference] = field(default_factory=dict)  # by the name that blocks use for them

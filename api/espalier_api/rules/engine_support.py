@@ -127,7 +127,9 @@ def able(block: str, task: str) -> tuple[str, ...]:
     """Engines that honour a block for a task, as one writes them, e.g. `torch`, `sklearn ridge`."""
     names = ["torch"] if block in TORCH | LOOPS else []
     names += [
-        f"sklearn {estimator}" for (estimator, kind), blocks in SKLEARN.items() if kind == task and block in blocks | LOOPS
+        f"sklearn {estimator}"
+        for (estimator, kind), blocks in SKLEARN.items()
+        if kind == task and block in blocks | LOOPS
     ]
     names += ["xgboost"] if block in XGBOOST.get(task, frozenset()) | LOOPS else []
     return tuple(names)

@@ -175,7 +175,10 @@ def _labels(
     if unknown:
         bad = np.isin(told.astype(str), unknown)
         raise _first(
-            table, column, bad, f"label {table.shown(str(told[int(np.argmax(bad))]))} is not in task.classes [{names_of(classes)}]"
+            table,
+            column,
+            bad,
+            f"label {table.shown(str(told[int(np.argmax(bad))]))} is not in task.classes [{names_of(classes)}]",
         )
     if len(classes) < 2:  # noqa: PLR2004 - a classifier tells at least two things apart
         raise DataProblemError(f"column {column!r}: only one class ({found[0]!r}); nothing to classify")

@@ -49,7 +49,9 @@ class FitData:
     extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
     held_out: Mapping[str, Part] = field(default_factory=dict)  # rows of those that no fit sees, for the evaluation
     references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use
-    start: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # weights to begin at, by name; engines of networks only
+    start: Mapping[str, npt.NDArray[Any]] = field(
+        default_factory=dict
+    )  # weights to begin at, by name; engines of networks only
 
     @property
     def outputs(self) -> int:

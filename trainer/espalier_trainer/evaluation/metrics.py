@@ -54,6 +54,7 @@ def classification(
 def confusion_measures(
     y: npt.NDArray[Any], predicted: npt.NDArray[Any], w: Floats, k: int, positive: int | None
 ) -> dict[str, float]:
+    """Numbers of the confusion matrix from class indices `y`, `predicted` (rows,), weights `w` (rows,) and `k` classes."""
     confusion = np.bincount(y * k + predicted, weights=w, minlength=k * k).reshape(k, k)
     hits, actual, called = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     present = actual > 0

@@ -106,7 +106,8 @@ def camera_jitter(images: Tensor, magnitude: int) -> Tensor:
         (2.0 * torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype) - 1.0) * part / 2
     )
     noise = 0.1 * part * deviation * torch.randn_like(images)
-    return (images - mean) * (1.0 + contrast) + mean + brightness * deviation + noise
+    seen: Tensor = (images - mean) * (1.0 + contrast) + mean + brightness * deviation + noise
+    return seen
 
 
 def swap_noise(x: Tensor, probability: float) -> Tensor:

@@ -48,7 +48,10 @@ def rectangle(height: int, width: int, share: Tensor) -> Tensor:
     low = [(p * (1.0 - side) * size).round() for p, size in zip(place, (height, width), strict=True)]
     high = [a + (side * size).round() for a, size in zip(low, (height, width), strict=True)]
     rows, columns = (torch.arange(size, device=share.device) for size in (height, width))
-    return ((rows >= low[0]) & (rows < high[0]))[:, None] & ((columns >= low[1]) & (columns < high[1]))[None, :]
+    inside: Tensor = ((rows >= low[0]) & (rows < high[0]))[:, None] & ((columns >= low[1]) & (columns < high[1]))[
+        None, :
+    ]
+    return inside
 
 
 @register

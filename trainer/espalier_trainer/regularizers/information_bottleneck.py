@@ -39,13 +39,15 @@ class Code(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """A sample in training, the mean otherwise."""
+        mean: Tensor
         mean, raw = self.linear(h).split(self.dim, dim=-1)
         if not self.training:
             return mean
         deviation = F.softplus(raw + OFFSET)
         if self.recording():
             self.latest = mean, deviation
-        return mean + deviation * torch.randn_like(deviation)
+        code: Tensor = mean + deviation * torch.randn_like(deviation)
+        return code
 
     def to_onnx(self, graph: Graph, x: str) -> str:
         """The mean."""
@@ -79,9 +81,8 @@ class InformationBottleneck(Regularizer[InformationBottleneckConfig]):
             raise InvalidConfigError(
                 "regularizers.informationBottleneck: this network has no linear layer called `head` to put the code before"
             )
-        like = {"device": head.weight.device, "dtype": head.weight.dtype}
-        self._code = Code(head.in_features, self.config.dim).to(**like)
-        out = nn.Linear(self.config.dim, head.out_features).to(**like)
+        self._code = Code(head.in_features, self.config.dim).to(head.weight)
+        out = nn.Linear(self.config.dim, head.out_features).to(head.weight)
         model.head = nn.Sequential(OrderedDict[str, nn.Module](code=self._code, out=out))
 
     def attach(self, view: FitView) -> None:

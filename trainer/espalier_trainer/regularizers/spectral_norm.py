@@ -53,6 +53,8 @@ def start(size: int, like: Tensor) -> Tensor:
 class SpectralBound(nn.Module):
     """A parametrization: w * min(1, bound / sigma)."""
 
+    v: Tensor
+
     def __init__(self, weight: Tensor, bound: float, iterations: int) -> None:
         super().__init__()
         self.bound, self.iterations = bound, iterations

@@ -37,9 +37,10 @@ def as_groups(weight: Tensor, group: str, heads: int = 1) -> Tensor:
 
 def shrink_groups(groups: Tensor, threshold: Tensor) -> Tensor:
     """The prox: rows (groups, size) scaled by max(0, 1 - threshold / norm), `threshold` (groups,)."""
-    norms = torch.linalg.vector_norm(groups, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(groups, dim=1)
     factor = (1.0 - threshold / norms.clamp_min(torch.finfo(groups.dtype).tiny)).clamp_min(0.0)
-    return groups * factor[:, None]
+    shrunk: Tensor = groups * factor[:, None]
+    return shrunk
 
 
 @register
@@ -65,7 +66,7 @@ class StructuredSparsity(Regularizer[StructuredSparsityConfig]):
         if self.config.group != "head":
             return
         self._heads = {
-            f"{path}.out.weight".lstrip("."): int(module.heads)  # type: ignore[arg-type]
+            f"{path}.out.weight".lstrip("."): int(module.heads)
             for path, module in model.named_modules()
             if hasattr(module, "heads") and hasattr(module, "out")
         }
