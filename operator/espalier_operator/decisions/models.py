@@ -311,6 +311,7 @@ def _followed(seen: Seen) -> RegularizedModelStatus:
             "epochs": progress.epochs,
             "train_loss": progress.loss.train,
             "validation_loss": progress.loss.validation,
+            "trials": progress.trials,
         }
     return seen.status.model_copy(update={"training": training.model_copy(update=moved)})
 

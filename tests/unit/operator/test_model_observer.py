@@ -12,6 +12,7 @@ from aiohttp import web
 
 from espalier_api import conditions as c
 from espalier_api import names
+from espalier_api.model import TrialsStatus
 from espalier_api.training import TrainingProgress
 from espalier_operator import telemetry
 from espalier_operator.adapters import objectstore as s3
@@ -253,3 +254,10 @@ async def test_a_bad_reference_shows_nothing_and_is_tried_again(content: bytes) 
 def test_the_reference_is_cut_to_the_features_that_the_server_counts() -> None:
     features = {f"f{n}": {"ratios": [1.0]} for n in range(60)}
     assert list(parse(json.dumps({"features": features}).encode())) == [(f"f{n}", "0") for n in range(50)]
+
+
+def test_the_trials_of_a_search_are_told() -> None:
+    searching = PROGRESS.model_copy(update={"phase": "Searching", "trials": TrialsStatus(done=3, total=20, best=0.91)})
+    told = decide(seen(training(), attempt=RUNNING, progress=searching), NOW).plan.status
+    assert told is not None
+    assert told["training"]["trials"] == {"done": 3, "total": 20, "best": 0.91}
