@@ -144,9 +144,7 @@ class FitView:
     extra: Mapping[str, Batch]  # whole datasets by block name (safety)
     forward: Callable[[Tensor], Tensor]  # x (rows, features) to scores, in the model's current mode, with autocast
     rows: Callable[[Tensor, Batch], Tensor]  # (scores, batch) to the data loss of each row (rows,) that is in force
-    objective: Callable[
-        [Batch, Step], tuple[Tensor, Tensor]
-    ]  # data loss and terms with their coefficients (scalars) of any batch
+    objective: Callable[[Batch, Step], tuple[Tensor, Tensor]]  # data loss and weighted terms (scalars) of any batch
     recording: Callable[[], bool]  # True during the batch's own forward pass: what modules remember belongs to it
     regression: bool
     classes: int
@@ -154,6 +152,7 @@ class FitView:
     steps_per_epoch: int
     seed: int
     batch: Batch | None = None  # of the step being taken, after DATA
+    validation: Batch | None = None
 
 
 class ScoreTransform(Protocol):

@@ -190,6 +190,9 @@ def preprocess(job: TrainingJob, fetched: Mapping[str, Fetched], train: Dataset)
 
 def _compare(job: TrainingJob, fetched: Mapping[str, Fetched], own: rules.Facts) -> None:
     holders = weight_blocks(job.regularizers)
+    if job.regularizers.model_soup is not None:
+        candidates = job.regularizers.model_soup.candidates
+        _refuse(rules.check_soup({name: fetched[name].facts for name in candidates if name in fetched}))
     for block, names in job.regularizers.references().items():
         for told in (fetched[name].facts for name in names if name in fetched):
             found = list(rules.check_reference(block, told, own, weights=block in holders))

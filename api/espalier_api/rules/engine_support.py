@@ -44,6 +44,7 @@ TORCH: Final = frozenset(
         "structuredPruning",
         "weightAveraging",
         "abstention",
+        "modelSoup",
         "earlyStopping",
         "calibration",
         "functional",
@@ -60,7 +61,7 @@ TORCH: Final = frozenset(
 LOOPS: Final = frozenset({"ensemble", "crossValidation", "regularizationPath"})
 """Blocks that decide which fits there are: loops above any engine, in the trainer's folder `selection`."""
 
-KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R16", "R23", "R24", "R26", "R33", "R37"})
+KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R16", "R23", "R24", "R26", "R27", "R33", "R37"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
 A trainer room that keeps one of them adds its id in the same change, with a test of it (`proof` takes rule ids as well).

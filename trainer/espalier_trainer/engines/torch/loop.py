@@ -103,6 +103,7 @@ class Fit:
             total=self.total,
             steps_per_epoch=self.steps_per_epoch,
             seed=self.settings.seed,
+            validation=None if self.validation is None else self.validation.all(),
         )
         for block in acting(self.blocks, "attach"):
             block.attach(view)
