@@ -161,7 +161,6 @@ def test_blocks_become_parameters(
 SKLEARN = {"sklearn": {"estimator": "logisticRegression"}}
 REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "block of torch on sklearn": ({"engine": SKLEARN, "regularizers": {"dropout": {}}}, ("R38", "dropout")),
-    "block that no file implements": ({"regularizers": {"crossValidation": {}}}, ("R38", "crossValidation")),
     "schedule on sklearn": ({"engine": SKLEARN, "regularizers": {"l2": {"schedule": {"kind": "linear"}}}}, ("regularizers.l2.schedule",)),
     "parameter that a block owns": (
         {"engine": {"sklearn": {"estimator": "logisticRegression", "params": {"l1_ratio": 0.5}}}, "regularizers": {}},

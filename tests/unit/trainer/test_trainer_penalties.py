@@ -173,11 +173,6 @@ def test_clipping_by_value_cuts_each_element() -> None:
     assert torch.equal(clipped, free.clamp(-0.5, 0.5))
 
 
-def test_hadamard_is_refused_by_name() -> None:
-    with pytest.raises(InvalidConfigError, match=r"l1\.method: hadamard"):
-        solve(regression(), {"l1": {"method": "hadamard"}}, steps=1)
-
-
 def test_target_picks_parameters_and_refuses_nothing() -> None:
     problem = regression()
     all_of_it = solve(problem, {"l2": {"strength": 1.0, "target": {"include": ["*"], "exclude": []}}}, steps=500)

@@ -80,7 +80,7 @@ def test_the_reference_misses_no_file_and_no_byte(tmp_path: Path, keys: Path) ->
     """The signature covers everything in the prefix but itself: the manifest, too."""
     train(tmp_path, keys)
     folder = tmp_path / jobs.VERSION
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert {artifact.MANIFEST, artifact.SBOM, artifact.MODEL_ONNX, SIG} <= set(names)
     for name in names:
         good = (folder / name).read_bytes()
@@ -179,7 +179,7 @@ def test_no_key_material_is_in_what_the_job_writes(
 ) -> None:
     train(tmp_path, keys)
     secret = (keys / PRIVATE).read_bytes().splitlines()[1]
-    written = b"".join(path.read_bytes() for path in (tmp_path / jobs.VERSION).iterdir())
+    written = b"".join(path.read_bytes() for path in (tmp_path / jobs.VERSION).rglob("*") if path.is_file())
     lineage = json.loads((tmp_path / jobs.VERSION / artifact.LINEAGE).read_bytes())
     assert lineage["job"]["signing"]["secret"] == "tiny-key"
     assert secret not in written + capsys.readouterr().out.encode() + (tmp_path / "term").read_bytes()
