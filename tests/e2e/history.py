@@ -98,24 +98,42 @@ class Recorder:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
-        """Events of all objects, from those that are there."""
+        """Events of all objects, from those that are there.
+
+        The server keeps few events of a kind. A watch that hears of its own namespace only would ask again with a revision that is long
+        forgotten while others are busy, so it takes bookmarks, which the server sends now and then and before it ends a watch.
+        """
         from kubernetes import client, watch  # noqa: PLC0415 - only where a cluster is
 
-        seen = "0"
+        seen = self._those_there(client.ApiClient())
         while not self.stop.is_set():
             try:
                 stream = watch.Watch().stream(
-                    self.list_objects, *self.arguments, resource_version=seen, timeout_seconds=10
+                    self.list_objects,
+                    *self.arguments,
+                    resource_version=seen,
+                    allow_watch_bookmarks=True,
+                    timeout_seconds=10,
                 )
                 for event in stream:
                     seen = self._record(event)
             except client.exceptions.ApiException as error:
                 self.gaps.append(f"{self.kind}: the watch broke after revision {seen}: {error.status} {error.reason}")
-                seen = "0"
+                seen = self._those_there(client.ApiClient())
+
+    def _those_there(self, api: Any) -> str:
+        """Record what a list shows; its revision is newer than that of any object in it."""
+        with api:
+            listing = api.sanitize_for_serialization(self.list_objects(*self.arguments))
+        for item in listing["items"]:
+            self._record({"type": "ADDED", "raw_object": item})
+        return str(listing["metadata"]["resourceVersion"])
 
     def _record(self, event: dict[str, Any]) -> str:
         found = event["raw_object"]
         metadata = found["metadata"]
+        if event["type"] == "BOOKMARK":
+            return str(metadata["resourceVersion"])
         change = Change(
             int(metadata["resourceVersion"]),
             time.monotonic(),
