@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper
 
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.engines.torch.convert import append
-from espalier_trainer.export.graph import IR_VERSION, OPSET, Graph
+from espalier_trainer.export.graph import Graph
+from tests.unit.trainer import graphs
 from tests.unit.trainer.problems import classification, solve
 
 SURGERIES: dict[str, dict[str, Any]] = {
@@ -35,17 +34,7 @@ SURGERIES: dict[str, dict[str, Any]] = {
 def answers(module: torch.nn.Module, x: torch.Tensor) -> np.ndarray[Any, Any]:
     """The module's graph, run by onnxruntime on x (rows, features) in float32."""
     graph = Graph()
-    scores = append(graph, module, "x")
-    proto = helper.make_graph(
-        graph.nodes,
-        "test",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", x.shape[1]])],
-        [helper.make_tensor_value_info(scores, TensorProto.FLOAT, None)],
-        graph.constants,
-    )
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"x": x.float().numpy()})[0])
+    return graphs.run(graph, append(graph, module, "x"), "x", x.numpy())
 
 
 @pytest.mark.parametrize("residual", [False, True])

@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.testing import assert_allclose
-from onnx import TensorProto, helper
 from scipy.special import expit, softmax
 from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.export.graph import IR_VERSION, OPSET, Graph
+from espalier_trainer.export.graph import Graph
 from espalier_trainer.protocol import PostContext
 from espalier_trainer.regularizers import calibration
+from tests.unit.trainer import graphs
 from tests.unit.trainer.problems import blocks, classification, context, regression
 
 if TYPE_CHECKING:
@@ -40,17 +39,7 @@ def overconfident(
 
 def run(transform: ScoreTransform, scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     graph = Graph()
-    out = transform.graph(graph, "scores")
-    proto = helper.make_graph(
-        graph.nodes,
-        "test",
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", scores.shape[1]])],
-        [helper.make_tensor_value_info(out, TensorProto.FLOAT, None)],
-        graph.constants,
-    )
-    model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {"scores": scores.astype(np.float32)})[0])
+    return graphs.run(graph, transform.graph(graph, "scores"), "scores", scores)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
