@@ -27,6 +27,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record-proofs", action="store_true", help="merge the figures of proofs into docs/proofs.json")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-proofs") and hasattr(config, "workerinput"):
+        raise pytest.UsageError("--record-proofs: figures are merged by one process; drop -n")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RESULTS = ROOT / ".cache" / "test-times.json"
+MOST_WORKERS = 8
+E2E_WORKERS = "2"
 
 
 class Times:
@@ -55,6 +57,15 @@ class Times:
         RESULTS.write_text(json.dumps(self.seconds, indent=1) + "\n")
 
 
+def on_all_cores(*arguments: str) -> list[str]:
+    """Argv of pytest with a process per core (each with a gigabyte of torch, so not without bound).
+
+    Numeric libraries get one thread in each of them: threads of two processes on two cores only wait for each other.
+    """
+    workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
+    return ["env", "OMP_NUM_THREADS=1", *python("-m", "pytest", "-n", workers, "--dist", "worksteal", *arguments)]
+
+
 def is_up() -> bool:
     """Whether a cluster of the default name was made before."""
     try:
@@ -65,11 +76,23 @@ def is_up() -> bool:
 
 
 def e2e(cluster: Cluster, selection: list[str]) -> None:
-    """Pytest where the cluster can be reached; its own output is the report."""
-    argv = python("-m", "pytest", "tests/e2e", "-v", "--durations=15", *selection)
-    done = subprocess.run(cluster.exec_argv(argv), env={**os.environ, **cluster.env()}, cwd=ROOT, check=False)
-    if done.returncode != 0:
-        raise StageError(f"e2e: pytest ended with {done.returncode}; see above")
+    """Pytest where the cluster can be reached; its own output is the report.
+
+    Most of a test's time is waiting for pods, so files run side by side; those that stop the operator or what it
+    depends on come afterwards, alone. A selection of the caller's runs as it is.
+    """
+    side_by_side, alone = ["-m", "not alone", "-n", E2E_WORKERS, "--dist", "loadfile"], ["-m", "alone"]
+    ends = [pytest_inside(cluster, *each) for each in ([selection] if selection else [side_by_side, alone])]
+    if any(ends):
+        raise StageError(f"e2e: pytest ended with {' and '.join(map(str, ends))}; see above")
+
+
+def pytest_inside(cluster: Cluster, *arguments: str) -> int:
+    """One run of pytest on the e2e rung; its exit code."""
+    argv = python("-m", "pytest", "tests/e2e", "-v", "--durations=15", *arguments)
+    return subprocess.run(
+        cluster.exec_argv(argv), env={**os.environ, **cluster.env()}, cwd=ROOT, check=False
+    ).returncode
 
 
 def main() -> int:
@@ -84,7 +107,7 @@ def main() -> int:
         with times.part("check"):
             run(python("-m", "tools.check"))
         with times.part("unit and contract"):
-            run(python("-m", "pytest", "tests/unit", "tests/contract", "-q", "--durations=10"))
+            run(on_all_cores("tests/unit", "tests/contract", "-q", "--durations=10"))
         with times.part("stage: images, cluster, chart"):
             cluster = set_up(arguments.context)
         with times.part("e2e"):

@@ -12,7 +12,7 @@ from tests.e2e.harness import MODEL, ROLLOUT, model_manifest
 if TYPE_CHECKING:
     from tests.e2e.harness import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 OUTAGE = 120.0  # seconds: many analysis intervals
 
 

@@ -72,6 +72,7 @@ def watched(world: World) -> Iterator[None]:
     assert not broken, broken[:10]
 
 
+@pytest.mark.alone
 def test_crashing_canary_is_rolled_back_without_prometheus(world: World) -> None:
     """Its pods die while Prometheus is away: weight 0 and quarantine come from the pods alone."""
     first_champion(world, strategy=steps(20, 50, hold="10m"))
@@ -94,6 +95,7 @@ def test_crashing_canary_is_rolled_back_without_prometheus(world: World) -> None
     assert world.weight("v1") == 100
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("phase", ["Training", "Deploying", "Stepping", "Roll"])
 def test_operator_killed_in_each_phase(world: World, phase: str) -> None:
     """SIGKILL when the phase is seen: the next operator goes on from what the cluster holds, to the right end."""
@@ -110,6 +112,7 @@ def test_operator_killed_in_each_phase(world: World, phase: str) -> None:
     assert world.weight("v1" if bad else "v2") == 100
 
 
+@pytest.mark.alone
 def test_fifty_kills_break_no_invariant(world: World) -> None:
     """50 SIGKILLs at random moments over rollouts good and bad.
 
