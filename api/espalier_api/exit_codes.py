@@ -18,6 +18,10 @@ class ExitCode(IntEnum):
     """The snapshot changed, its schema does not fit, or a label is out of range. Final."""
     PREEMPTED = 75
     """SIGTERM; the checkpoint is in S3. Retried, and does not count as an attempt (EX_TEMPFAIL of sysexits.h)."""
+    PEER_LOST = 76
+    """Another process of this training is gone, and it tells why; never the reason of a failure, only its echo. Retried like
+    infrastructure (EX_PROTOCOL of sysexits.h).
+    """
 
 
 FINAL = frozenset({ExitCode.INVALID_CONFIG, ExitCode.DIVERGED, ExitCode.DATA_PROBLEM})
@@ -27,6 +31,36 @@ FINAL = frozenset({ExitCode.INVALID_CONFIG, ExitCode.DIVERGED, ExitCode.DATA_PRO
 def is_final(code: int) -> bool:
     """True when another attempt is pointless."""
     return code in FINAL
+
+
+class Blame(IntEnum):
+    """How well the end of one process explains that all of a training ended; the smallest value tells why."""
+
+    FINAL = 0
+    """42, 43, 44: it would come again."""
+    OWN = 1
+    """Killed, or an exit code of its own."""
+    PREEMPTED = 2
+    """75: told to stop, with a checkpoint; where nothing above is seen, everybody was."""
+    TORN_DOWN = 3
+    """76, or SIGTERM before the process could listen to it: another one went first."""
+    UNKNOWN = 4
+    """It ended well, or nobody knows how it ended."""
+
+
+SIGTERM = 143
+"""128 + 15: how a container ends that was told to and could not listen yet."""
+
+
+def blame(code: int | None) -> Blame:
+    """What an exit code (0-255, None when it is unknown) says about the cause."""
+    if code is None or code == ExitCode.OK:
+        return Blame.UNKNOWN
+    if is_final(code):
+        return Blame.FINAL
+    if code == ExitCode.PREEMPTED:
+        return Blame.PREEMPTED
+    return Blame.TORN_DOWN if code in {ExitCode.PEER_LOST, SIGTERM} else Blame.OWN
 
 
 def counts_as_attempt(code: int) -> bool:

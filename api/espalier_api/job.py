@@ -53,7 +53,17 @@ def training_job(
         group_metrics=tuple(sorted({gate.group for gate in gates if gate.group is not None})),
         robustness=spec.evaluation.robustness,
         budgets=_budgets(gates),
+        nodes=spec.training.nodes,
+        processes_per_node=spec.training.processes_per_node,
+        rendezvous=_rendezvous(meta, spec, version, attempt),
     )
+
+
+def _rendezvous(meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionStatus, attempt: int) -> str:
+    """Where the pods of this attempt meet, when there are several that train one model."""
+    if spec.training.nodes == 1:
+        return ""
+    return names.rendezvous(names.job_name(meta.name, version.version, attempt), meta.namespace)
 
 
 def _budgets(gates: Iterable[Gate]) -> dict[str, float]:

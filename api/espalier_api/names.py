@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final
 
@@ -30,6 +31,10 @@ LABEL_COMPONENT: Final = f"{GROUP}/component"
 COMPONENT_TRAINER: Final = "trainer"
 COMPONENT_SERVER: Final = "server"
 
+# Labels and variables that Kubernetes gives the pods of an Indexed Job.
+LABEL_JOB_INDEX: Final = "batch.kubernetes.io/job-completion-index"
+ENV_JOB_INDEX: Final = "JOB_COMPLETION_INDEX"
+
 # Annotations.
 ANNOTATION_REQUEST: Final = f"{GROUP}/request"
 ANNOTATION_SPEC_DIGEST: Final = f"{GROUP}/spec-digest"
@@ -43,6 +48,8 @@ VERBS: Final = ("promote", "promote-full", "abort", "retry", "pause", "resume", 
 # Ports.
 PORT_SERVER: Final = 8080
 PORT_TRAINER: Final = 8081
+PORT_RENDEZVOUS: Final = 29400
+"""Where the pods of a training Job meet, on its first one."""
 PORT_OPERATOR_METRICS: Final = 9100
 PORT_OPERATOR_PROBE: Final = 8080
 
@@ -65,6 +72,9 @@ S3_OPTIONAL_KEYS: Final = ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION"
 MODEL_NAME_MAX: Final = 50
 """Longest name of a RegularizedModel: `<name>-v<N>-a<attempt>` must stay a 63-character label for 10,000 versions and 9,999 attempts."""
 
+JOB_NAME_MAX: Final = 63 - len("-255")
+"""Longest name of a training Job: its pods' host names are `<job>-<index>`, and 256 pods are the most."""
+
 _VERSION = re.compile(r"^v([1-9][0-9]*)$")
 _REQUEST = re.compile(r"^([a-z][a-z-]*)@([A-Za-z0-9][A-Za-z0-9._:-]{0,62})$")
 
@@ -82,8 +92,20 @@ def version_number(name: str) -> int:
 
 
 def job_name(model: str, version: str, attempt: int) -> str:
-    """Name of a training Job and of the ConfigMap with its job.json."""
-    return f"{model}-{version}-a{attempt}"
+    """Name of a training Job, of the ConfigMap with its job.json, and of the Service by which its pods find each other.
+
+    Long ones end in a digest, so that a pod's index still fits behind them.
+    """
+    name = f"{model}-{version}-a{attempt}"
+    if len(name) <= JOB_NAME_MAX:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:10]
+    return f"{name[: JOB_NAME_MAX - len(digest) - 1].rstrip('-.')}-{digest}"
+
+
+def rendezvous(job: str, namespace: str) -> str:
+    """`host:port` of the first pod of a Job. The cluster's own domain is left to the search list of the pod's resolver."""
+    return f"{job}-0.{job}.{namespace}.svc:{PORT_RENDEZVOUS}"
 
 
 def workload_name(model: str, version: str) -> str:

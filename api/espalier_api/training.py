@@ -16,6 +16,7 @@ from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
 from espalier_api.hashing import DIGEST_PATTERN
 from espalier_api.model import Diagnosis, TrialsStatus
+from espalier_api.model_spec import ProcessCount
 from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
@@ -115,6 +116,12 @@ class TrainingJob(ApiModel):
     """The attack on the test part, when one is asked for."""
     budgets: dict[str, float] = Field(default_factory=dict)
     """Largest accepted value of resource metrics, from gates."""
+    nodes: int = Field(default=1, ge=1)
+    """Pods that train together; each knows its own number from JOB_COMPLETION_INDEX. How many train changes no version."""
+    processes_per_node: ProcessCount = "auto"
+    """Processes of each pod; auto is one per GPU that it sees, or one."""
+    rendezvous: str = ""
+    """`host:port` of the first pod, where the pods meet; empty for one pod."""
 
 
 Outcome = Literal["Succeeded", "InvalidConfig", "Diverged", "DataProblem", "Preempted", "Failed"]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from espalier_api.rules import compression, objectives, penalties, privacy, process, references
+from espalier_api.rules import compression, distributed, objectives, penalties, privacy, process, references
 from espalier_api.rules.engine_support import supported
 from espalier_api.rules.release import not_in_this_release
 from espalier_api.rules.rule import REGISTRY, Finding, Level, Objection, Rule, Subject
@@ -37,6 +37,7 @@ __all__ = [
     "Rule",
     "Subject",
     "compression",
+    "distributed",
     "errors",
     "not_in_this_release",
     "objectives",

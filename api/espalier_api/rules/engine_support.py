@@ -61,6 +61,14 @@ TORCH: Final = frozenset(
 LOOPS: Final = frozenset({"ensemble", "crossValidation", "regularizationPath"})
 """Blocks that decide which fits there are: loops above any engine, in the trainer's folder `selection`."""
 
+DISTRIBUTED: Final = TORCH - {"adversarial", "informationBottleneck", "latent", "privacy", "safety"}
+"""Blocks that several processes share so that the fit is that of one process, up to rounding and to noise that each draws for its rows.
+The others have forward or backward passes of their own, or remember activations, and each process has its own rows only.
+"""
+
+NOT_IN_TRAINING: Final = LOOPS
+"""Loops that every process walks in step with the others."""
+
 KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R8", "R16", "R23", "R24", "R26", "R27", "R33", "R37"})
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 

@@ -214,16 +214,16 @@ def few_of_a_group(subject: Subject) -> Objections:
     blocks, torch = subject.regularizers, subject.engine.torch
     if torch is None:
         return
-    seen = torch.batch_size // subject.processes
+    seen = torch.batch_size  # also with several processes: terms see the rows of all of them
     if blocks.fairness is not None and seen // 2 < FEW_PER_GROUP:
         yield Objection(
             "regularizers.fairness",
             message=f"{seen} examples per step leave at most {seen // 2} for the smaller of two groups",
-            remedy=f"Raise engine.torch.batchSize to {2 * FEW_PER_GROUP * subject.processes} or more",
+            remedy=f"Raise engine.torch.batchSize to {2 * FEW_PER_GROUP} or more",
         )
     if blocks.calibration_loss is not None and blocks.calibration_loss.kind == "mmce" and seen < FEW_PER_GROUP:
         yield Objection(
             "regularizers.calibrationLoss",
             message=f"mmce compares pairs of examples, and a step has {seen}",
-            remedy=f"Raise engine.torch.batchSize to {FEW_PER_GROUP * subject.processes} or more, or use kind brier",
+            remedy=f"Raise engine.torch.batchSize to {FEW_PER_GROUP} or more, or use kind brier",
         )

@@ -48,14 +48,13 @@ class Subject:
     gates: tuple[Gate, ...] = ()
     processes: int = 1
     """That train together, over all pods; a batch is shared among them."""
-    gpus: int = 0
-    """Of each pod."""
 
     @classmethod
     def of_spec(cls, spec: RegularizedModelSpec) -> Subject:
         """Everything a RegularizedModel says."""
         gpus = _gpus(spec.training)
-        each = max(gpus, 1) if spec.training.processes_per_node == "auto" else spec.training.processes_per_node
+        one_per_gpu = max(gpus, 1) if spec.engine.torch is not None else 1
+        each = one_per_gpu if spec.training.processes_per_node == "auto" else spec.training.processes_per_node
         return cls(
             spec.task,
             spec.data,
@@ -64,13 +63,14 @@ class Subject:
             spec.search,
             spec.evaluation.gates,
             spec.training.nodes * each,
-            gpus,
         )
 
     @classmethod
-    def of_job(cls, job: TrainingJob) -> Subject:
-        """What a training Job was told."""
-        return cls(job.task, job.data, job.engine, job.regularizers, job.search)
+    def of_job(cls, job: TrainingJob, processes: int | None = None) -> Subject:
+        """What a training Job was told; `processes` where it is known how many there are, over all pods."""
+        each = 1 if job.processes_per_node == "auto" else job.processes_per_node
+        count = job.nodes * each if processes is None else processes
+        return cls(job.task, job.data, job.engine, job.regularizers, job.search, processes=count)
 
 
 @dataclass(frozen=True, slots=True)

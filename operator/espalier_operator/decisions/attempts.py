@@ -3,14 +3,13 @@ and a charge.
 
 Order matters and is the table `_ENDINGS`: what the Job says outranks the exit code (a Job past its deadline also lets
 the trainer checkpoint and exit 75, and that must not count as a preemption), the exit code outranks what happened to
-the pod around it.
+the pod around it. Of several pods one speaks: `ranks` says which.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -20,11 +19,23 @@ from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
 from espalier_api.training import TrainingResult
 from espalier_operator.decisions.mounts import waits_for_volumes
 from espalier_operator.decisions.plan import shorten
+from espalier_operator.decisions.ranks import (
+    CONTAINER,
+    Death,
+    condition,
+    container_of,
+    culprit,
+    need_each_other,
+    ranks,
+    size,
+)
 
 Object = Mapping[str, Any]
 
-CONTAINER: Final = "trainer"
-"""Name of the one container of a training pod."""
+__all__ = ["CONTAINER", "Attempt", "AttemptState", "observe_attempt", "retry_delay"]
+
+LEADER: Final = 0
+"""Index of the pod that reports, publishes and leaves the result."""
 LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
 FIRST_RETRY: Final = timedelta(seconds=10)
 LONGEST_RETRY: Final = timedelta(minutes=10)
@@ -62,7 +73,7 @@ class Attempt:
     result: TrainingResult | None = None
     """What the trainer left, when it is readable."""
     pod_ip: str = ""
-    """Of the running pod, for /progress."""
+    """Of the running leader, for /progress."""
     started_at: str | None = None
     """RFC 3339; when the Job started, absent while suspended."""
 
@@ -73,16 +84,16 @@ def observe_attempt(job: Object | None, pods: Sequence[Object], now: datetime = 
         return Attempt(AttemptState.MISSING)
     if job["metadata"].get("deletionTimestamp"):
         return Attempt(AttemptState.LEAVING)
-    own = [pod for pod in pods if _uid_of_owner(pod) == job["metadata"].get("uid")]
-    pod = max(own, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    found = ranks(job, pods)
     started = (job.get("status") or {}).get("startTime")
-    if _condition(job, "Complete") or _condition(job, "SuccessCriteriaMet"):
-        return Attempt(AttemptState.SUCCEEDED, c.TRAINING_SUCCEEDED, result=_result(pod), started_at=started)
-    if (failed := _condition(job, "Failed") or _condition(job, "FailureTarget")) is not None:
-        return _ended(failed, pod, started)
+    if condition(job, "Complete") or condition(job, "SuccessCriteriaMet"):
+        result = _result(container_of(found.get(LEADER)))
+        return Attempt(AttemptState.SUCCEEDED, c.TRAINING_SUCCEEDED, result=result, started_at=started)
+    if (failed := condition(job, "Failed") or condition(job, "FailureTarget")) is not None:
+        return replace(_ended(failed, culprit(failed, found), size(job)), started_at=started)
     if (job.get("spec") or {}).get("suspend"):
         return Attempt(AttemptState.WAITING, c.QUEUED, "the Job is suspended until its queue admits it")
-    return _alive(pod, started, now)
+    return replace(_alive(job, found, now), started_at=started)
 
 
 def retry_delay(failures: int, preemptions: int, *, charged: bool) -> timedelta:
@@ -105,23 +116,40 @@ _WAITING_REASONS: Final[Mapping[str, str]] = {
 }
 
 
-def _alive(pod: Object | None, started: str | None, now: datetime) -> Attempt:
+def _alive(job: Object, found: Mapping[int, Object], now: datetime) -> Attempt:
+    """The leader's state, unless another pod waits for something that somebody may have to provide."""
+    leader = _standing(found.get(LEADER), now)
+    troubled = {index: each for index, pod in found.items() if (each := _standing(pod, now)).reason != c.TRAINING}
+    if size(job) == 1 or not troubled:
+        return leader
+    index, trouble = next(iter(troubled.items()))
+    told = shorten(f"{_which(index, size(job))}: {trouble.message}", 1024)
+    if leader.state is AttemptState.RUNNING and not need_each_other(job):
+        return replace(leader, message=told)
+    return replace(trouble, message=told)
+
+
+def _which(index: int, count: int) -> str:
+    return f"pod {index} (of 0-{count - 1})"
+
+
+def _standing(pod: Object | None, now: datetime) -> Attempt:
+    """Of one pod that has not ended."""
     if pod is None:
-        return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is being created", started_at=started)
+        return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is being created")
     status = pod.get("status") or {}
-    waiting = ((_container(pod) or {}).get("state") or {}).get("waiting") or {}
+    waiting = (container_of(pod).get("state") or {}).get("waiting") or {}
     if (reason := _WAITING_REASONS.get(waiting.get("reason", ""))) is not None:
         message = shorten(f"{waiting['reason']}: {waiting.get('message', '')}", 1024)
-        return Attempt(AttemptState.WAITING, reason, message, started_at=started)
-    scheduled = _condition(pod, "PodScheduled", "False")
+        return Attempt(AttemptState.WAITING, reason, message)
+    scheduled = condition(pod, "PodScheduled", "False")
     if scheduled is not None and scheduled.get("reason") == "Unschedulable":
-        message = shorten(scheduled.get("message", ""), 1024)
-        return Attempt(AttemptState.WAITING, c.UNSCHEDULABLE, message, started_at=started)
+        return Attempt(AttemptState.WAITING, c.UNSCHEDULABLE, shorten(scheduled.get("message", ""), 1024))
     if message := waits_for_volumes(pod, now):
-        return Attempt(AttemptState.WAITING, c.CREATE_CONTAINER_ERROR, shorten(message, 1024), started_at=started)
+        return Attempt(AttemptState.WAITING, c.CREATE_CONTAINER_ERROR, shorten(message, 1024))
     if status.get("phase") == "Running":
-        return Attempt(AttemptState.RUNNING, c.TRAINING, pod_ip=status.get("podIP", ""), started_at=started)
-    return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is starting", started_at=started)
+        return Attempt(AttemptState.RUNNING, c.TRAINING, pod_ip=status.get("podIP", ""))
+    return Attempt(AttemptState.WAITING, c.TRAINING, "the pod is starting")
 
 
 # --- ended -----------------------------------------------------------------------------------------------------------
@@ -131,13 +159,14 @@ class _Evidence:
 
     job: Object
     """The Job's Failed condition."""
-    exit_code: int | None
-    terminated: Object
-    """state.terminated of the container; empty when the pod is gone."""
-    disruption: str
-    """reason of the pod's DisruptionTarget condition."""
-    pod_reason: str
+    death: Death
+    """Of the pod that tells why."""
     result: TrainingResult | None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of its container."""
+        return self.death.exit_code
 
     def said(self, otherwise: str) -> str:
         """The trainer's own words, else `otherwise`."""
@@ -181,7 +210,7 @@ def _specific(reason: str, result: TrainingResult | None) -> str:
 
 
 def _out_of_memory(seen: _Evidence) -> Attempt | None:
-    if seen.terminated.get("reason") != "OOMKilled":
+    if seen.death.terminated.get("reason") != "OOMKilled":
         return None
     return _failed(
         c.OOM_KILLED,
@@ -190,15 +219,20 @@ def _out_of_memory(seen: _Evidence) -> Attempt | None:
 
 
 def _node_lost(seen: _Evidence) -> Attempt | None:
-    if seen.disruption not in {"DeletionByTaintManager", "DeletionByPodGC"} and seen.pod_reason != "NodeLost":
+    if (
+        seen.death.disruption not in {"DeletionByTaintManager", "DeletionByPodGC"}
+        and seen.death.pod_reason != "NodeLost"
+    ):
         return None
-    return _failed(c.NODE_LOST, f"the pod's node vanished ({seen.disruption or seen.pod_reason})")
+    return _failed(c.NODE_LOST, f"the pod's node vanished ({seen.death.disruption or seen.death.pod_reason})")
 
 
 def _evicted(seen: _Evidence) -> Attempt | None:
-    if not seen.disruption and seen.pod_reason != "Evicted":
+    if not seen.death.disruption and seen.death.pod_reason != "Evicted":
         return None
-    return _failed(c.EVICTED, f"the pod was evicted ({seen.disruption or seen.pod_reason}) before it could checkpoint")
+    return _failed(
+        c.EVICTED, f"the pod was evicted ({seen.death.disruption or seen.death.pod_reason}) before it could checkpoint"
+    )
 
 
 def _anything_else(seen: _Evidence) -> Attempt:
@@ -217,21 +251,12 @@ _ENDINGS: Final[tuple[_Ending, ...]] = (
 )
 
 
-def _ended(failed: Object, pod: Object | None, started: str | None) -> Attempt:
-    terminated = ((_container(pod) or {}).get("state") or {}).get("terminated") or {} if pod else {}
-    disruption = (_condition(pod, "DisruptionTarget") or {}).get("reason", "") if pod else ""
-    evidence = _Evidence(
-        job=failed,
-        exit_code=terminated.get("exitCode", _exit_code_in(failed.get("message", ""))),
-        terminated=terminated,
-        disruption=disruption,
-        pod_reason=((pod or {}).get("status") or {}).get("reason", ""),
-        result=_result(pod),
-    )
+def _ended(failed: Object, death: Death, count: int) -> Attempt:
+    evidence = _Evidence(failed, death, _result(container_of(death.pod)))
     ending = next(found for rule in _ENDINGS if (found := rule(evidence)) is not None)
-    return Attempt(
-        ending.state, ending.reason, ending.message, ending.final, ending.charged, ending.result, started_at=started
-    )
+    if count == 1 or ending.reason == c.DEADLINE_EXCEEDED:
+        return ending
+    return replace(ending, message=shorten(f"{_which(death.index, count)}: {ending.message}", 1024))
 
 
 def _failed(
@@ -240,36 +265,10 @@ def _failed(
     return Attempt(AttemptState.FAILED, reason, message, final, charged, result)
 
 
-_EXIT_IN_MESSAGE = re.compile(r"failed with exit code (\d+)")
-
-
-def _exit_code_in(message: str) -> int | None:
-    """The exit code in a PodFailurePolicy condition: what is left when the pod itself is gone (node drained and
-    collected).
-    """
-    match = _EXIT_IN_MESSAGE.search(message)
-    return int(match.group(1)) if match else None
-
-
-def _result(pod: Object | None) -> TrainingResult | None:
+def _result(container: Object) -> TrainingResult | None:
     """The termination message of the trainer; None when it is cut, empty or not ours."""
-    message = (((_container(pod) or {}).get("state") or {}).get("terminated") or {}).get("message", "") if pod else ""
+    message = ((container.get("state") or {}).get("terminated") or {}).get("message", "")
     try:
         return TrainingResult.from_termination_message(message)
     except ValueError:
         return None
-
-
-def _container(pod: Object) -> Object | None:
-    containers: Sequence[Object] = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((container for container in containers if container.get("name") == CONTAINER), None)
-
-
-def _condition(obj: Object, type_: str, status: str = "True") -> Object | None:
-    conditions: Sequence[Object] = (obj.get("status") or {}).get("conditions") or []
-    return next((entry for entry in conditions if entry.get("type") == type_ and entry.get("status") == status), None)
-
-
-def _uid_of_owner(pod: Object) -> str | None:
-    owners: Sequence[Object] = pod["metadata"].get("ownerReferences") or []
-    return next((owner.get("uid") for owner in owners if owner.get("controller")), None)

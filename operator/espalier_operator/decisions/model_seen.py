@@ -77,7 +77,9 @@ class Seen:
     request: str | None = None
     """Id of a retrain request that was made of this model; acted on once, when nothing trains."""
     strays: tuple[ObjectRef, ...] = ()
-    """Jobs and job ConfigMaps of this model that belong to no current attempt."""
+    """Jobs of this model, their ConfigMaps and Services, that belong to no current attempt."""
+    has_service: bool = False
+    """The current attempt has a Service by which its pods find each other."""
     listing: Listing | StoreTrouble | None = None
     holdings: Holdings | StoreTrouble | None = None
     manifest: v.Stored | StoreTrouble | Absent | None = None

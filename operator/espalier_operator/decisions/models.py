@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from espalier_api import conditions as c
 from espalier_api.hashing import spec_hash
@@ -38,9 +38,6 @@ from espalier_operator.decisions.model_seen import (
 )
 from espalier_operator.decisions.plan import Event, ObjectRef, shorten
 from espalier_operator.decisions.references import Unresolved, resolve
-
-if TYPE_CHECKING:
-    from espalier_api.kubernetes import ObjectMeta
 
 AT_ONCE: Final = timedelta(0)
 ASK_STORE_AGAIN: Final = timedelta(seconds=15)
@@ -328,7 +325,7 @@ def _ended(seen: Seen, version: VersionStatus, event: Event) -> Step:
     status = seen.status.model_copy(update={"versions": versions, "training": None})
     return Step(
         status,
-        delete=job_refs(seen.meta, training.job),
+        delete=job_refs(seen, training.job),
         purge=_leftovers(seen, version),
         events=(event,),
         requeue_after=AT_ONCE,
@@ -380,14 +377,16 @@ def _try_again(
     )
     return Step(
         seen.status.model_copy(update={"training": again}),
-        delete=job_refs(seen.meta, training.job),
+        delete=job_refs(seen, training.job),
         events=(event,),
         requeue_after=delay,
     )
 
 
-def job_refs(meta: ObjectMeta, job: str | None) -> tuple[ObjectRef, ...]:
-    """The Job of an attempt and its ConfigMap."""
+def job_refs(seen: Seen, job: str | None) -> tuple[ObjectRef, ...]:
+    """The Job of an attempt, its ConfigMap and the Service by which its pods find each other, where it has one."""
     if job is None:
         return ()
-    return (ObjectRef("batch/v1", "Job", meta.namespace, job), ObjectRef("v1", "ConfigMap", meta.namespace, job))
+    namespace = seen.meta.namespace
+    service = (ObjectRef("v1", "Service", namespace, job),) if seen.has_service else ()
+    return (ObjectRef("batch/v1", "Job", namespace, job), ObjectRef("v1", "ConfigMap", namespace, job), *service)

@@ -20,7 +20,8 @@ DEEP = "{torch: {architecture: {mlp: {hidden: [64, 64, 64, 64, 64], residual: tr
 WARM = "{torch: {epochs: 100, schedule: {cosine: {warmup: 0.2}}}}"
 SGD = "{torch: {optimizer: {sgd: {}}}}"
 TWO = "{training: {nodes: 2}, torch: {batchSize: 32}}"
-TWO_ON_GPUS = "{training: {nodes: 2, resources: {limits: {nvidia.com/gpu: 1}}}, torch: {batchSize: 32}}"
+TWO_OF_RIDGE = "{engine: {sklearn: {estimator: ridge}}, task: {type: regression}, training: {nodes: 2}}"
+PARALLEL = "search: {parallelism: 2, space: {regularizers.l2.strength: {choice: [1]}}}"
 FAST = "{evaluation: {gates: [{metric: latencyP95Seconds, max: 0.01}]}}"
 ACCURATE = "{evaluation: {gates: [{metric: accuracy, min: 0.9}]}}"
 SVC = "{engine: {sklearn: {estimator: svc}}}"
@@ -68,7 +69,7 @@ PENALTIES: list[Case] = [
     ("R15", "warning", "{normalization: {kind: batch}}", "{normalization: {kind: group}}", "{torch: {batchSize: 15}}"),
     ("R15", "warning", "{normalization: {kind: batch}}", "{normalization: {kind: batch}}",
      "{torch: {batchSize: 15}}", "{torch: {batchSize: 16}}"),
-    ("R15", "error", "{normalization: {kind: batch}}", "{normalization: {kind: batch}}", TWO, TWO_ON_GPUS),
+    ("R15", "error", "{normalization: {kind: batch}}", "{normalization: {kind: batch}}", TWO, PLAIN),
     ("R18", "warning", "{spectralNorm: {mode: bound}, normalization: {kind: batch}}",
      "{spectralNorm: {mode: penalty}, normalization: {kind: batch}}", PLAIN),
     ("R18", "warning", "{spectralNorm: {mode: bound}, weightDecay: {}}", "{spectralNorm: {mode: bound}}", PLAIN),
@@ -101,6 +102,10 @@ OBJECTIVES: list[Case] = [
     ("R36", "warning", "{fairness: {column: g}}", "{fairness: {column: g}}", "{torch: {batchSize: 15}}", "{torch: {batchSize: 16}}"),
     ("R36", "warning", "{calibrationLoss: {kind: mmce}}", "{calibrationLoss: {kind: brier}}", "{torch: {batchSize: 7}}"),
     ("R39", "error", "{calibration: {}}", "{l2: {}}", REGRESSION),
+    ("R40", "error", "{l2: {}}", "{l2: {}}", TWO_OF_RIDGE, RIDGE),
+    ("R40", "error", "{l2: {}}", "{l2: {}}", f"{{training: {{processesPerNode: 2}}, {PARALLEL}}}", f"{{{PARALLEL}}}"),
+    ("R40", "error", "{adversarial: {}}", "{dropout: {}, fairness: {column: g}, ensemble: {}}", TWO),
+    ("R40", "error", "{quantization: {mode: qat}}", "{quantization: {mode: static}}", TWO),
     ("R39", "error", "{robustLoss: {kind: gce}}", "{robustLoss: {kind: huber}}", REGRESSION),
 ]  # fmt: skip
 

@@ -12,9 +12,19 @@ import espalier_api.rules
 from espalier_api.model import RegularizedModelSpec
 from espalier_api.rules import RULES, Subject, engine_support, errors, not_in_this_release, validate
 from espalier_api.rules.privacy import private_normalization
+from espalier_api.training import TrainingJob
 from tests.unit.api.rule_cases import CASES, Case
 from tests.unit.api.rule_specs import BASE, levels, spec
 
+JOB: dict[str, Any] = {
+    "model": {"namespace": "vision", "name": "digits"},
+    "version": "v1",
+    "attempt": 1,
+    "specHash": "sha256:h",
+    **{part: BASE[part] for part in ("task", "data", "engine")},
+    "artifact": {"uri": "s3://models/vision/digits/v1/"},
+    "checkpoint": {"uri": "s3://models/vision/digits/.checkpoints/v1/"},
+}
 LEANING = frozenset(rule.id for rule in RULES if rule.keeps)
 IDS = [f"{case[0]}-{number}" for number, case in enumerate(CASES)]
 
@@ -41,7 +51,7 @@ def test_what_the_engine_does_not_see_to_is_refused(case: Case, monkeypatch: pyt
 
 def test_all_38_rules_of_the_guide_are_here_with_both_specs() -> None:
     guide = {f"R{number}" for number in range(1, 39)}
-    assert {rule.id for rule in RULES} == {case[0] for case in CASES} == guide | {"R39"}
+    assert {rule.id for rule in RULES} == {case[0] for case in CASES} == guide | {"R39", "R40"}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
@@ -102,6 +112,12 @@ def test_processes_are_counted_over_pods_and_gpus() -> None:
     assert Subject.of_spec(spec("{}", gpus)).processes == 6
     assert Subject.of_spec(spec("{}", "{training: {nodes: 2, processesPerNode: 4}}")).processes == 8
     assert Subject.of_spec(spec("{}")).processes == 1
+    classical = (
+        "{engine: {sklearn: {estimator: ridge}}, training: {nodes: 2, resources: {limits: {nvidia.com/gpu: 2}}}}"
+    )
+    assert Subject.of_spec(spec("{}", classical)).processes == 2  # a GPU is no process where nothing uses it
+    job = TrainingJob.model_validate(JOB | {"nodes": 3, "processesPerNode": 2})
+    assert [Subject.of_job(job).processes, Subject.of_job(job, 12).processes] == [6, 12]
 
 
 def test_all_findings_are_listed_in_order_of_rules() -> None:

@@ -60,7 +60,14 @@ def test_versions() -> None:
 def test_children_fit_into_labels() -> None:
     """The longest name that the CRD admits, with many versions and attempts, is still a label."""
     longest = names.job_name("m" * names.MODEL_NAME_MAX, "v9999", 9999)
-    assert len(longest) <= 63
+    assert len(f"{longest}-255") <= 63  # the host name of the last of 256 pods
+    assert longest != names.job_name("m" * names.MODEL_NAME_MAX, "v9999", 9998)
+    assert names.job_name("digits", "v4", 2) == "digits-v4-a2"
+    assert names.job_name("m" * 45, "v9999", 9999) == "m" * 45 + "-v9999-a9999"  # long, and needs no digest yet
+
+
+def test_the_rendezvous_leaves_the_clusters_domain_open() -> None:
+    assert names.rendezvous("digits-v4-a2", "vision") == "digits-v4-a2-0.digits-v4-a2.vision.svc:29400"
 
 
 def test_addresses() -> None:

@@ -91,9 +91,11 @@ def pod_of(job: dict[str, Any], phase: str = "Running", **status: Any) -> dict[s
     }
 
 
-def terminated(code: int, message: str = "", reason: str = "Error") -> dict[str, Any]:
-    """containerStatuses of a trainer that ended."""
-    state = {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+def terminated(code: int, message: str = "", reason: str = "Error", at: str = "") -> dict[str, Any]:
+    """containerStatuses of a trainer that ended, at a time (RFC 3339) where it matters."""
+    state = {
+        "terminated": {"exitCode": code, "reason": reason, "message": message, **({"finishedAt": at} if at else {})}
+    }
     return {"containerStatuses": [{"name": "trainer", "state": state}]}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from espalier_api.hashing import sha256
+from espalier_api.hashing import sha256, spec_hash
 from espalier_api.kubernetes import ObjectMeta
 from espalier_api.model import RegularizedModelSpec, VersionStatus
 from espalier_api.training import TrainingJob
@@ -22,6 +22,17 @@ def children(**spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     parsed = RegularizedModelSpec.model_validate(model(**spec)["spec"])
     config_map, job = job_children(META, parsed, version, 2, "trainer:default")
     return dict(config_map), dict(job)
+
+
+def manifests(**spec: Any) -> dict[str, dict[str, Any]]:
+    """All children by kind."""
+    version = VersionStatus(version="v4", state="Training", spec_hash="sha256:h", snapshot_digest=DIGEST)
+    parsed = RegularizedModelSpec.model_validate(model(**spec)["spec"])
+    return {each["kind"]: dict(each) for each in job_children(META, parsed, version, 2, "trainer:default")}
+
+
+def search(**fields: Any) -> dict[str, Any]:
+    return {"space": {"regularizers.l2.strength": {"uniform": {"min": 0, "max": 1}}}, **fields}
 
 
 def pod(**spec: Any) -> dict[str, Any]:
@@ -100,6 +111,62 @@ def test_the_operator_decides_on_attempts() -> None:
     assert "ttlSecondsAfterFinished" not in spec
     assert {rule["action"] for rule in spec["podFailurePolicy"]["rules"]} == {"FailJob"}
     assert spec["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == CONTAINER
+
+
+SINGLE = (
+    {},
+    {"search": search(trials=9)},
+    {"search": search(trials=1, parallelism=4)},
+    {"training": {"processesPerNode": 2}},
+)
+
+
+@pytest.mark.parametrize("spec", SINGLE)
+def test_one_pod_needs_neither_index_nor_service(spec: dict[str, Any]) -> None:
+    found = manifests(**spec)
+    job = found["Job"]["spec"]
+    assert "Service" not in found
+    assert (job["completions"], job["parallelism"], "completionMode" in job) == (1, 1, False)
+    assert {rule["action"] for rule in job["podFailurePolicy"]["rules"]} == {"FailJob"}
+    assert "subdomain" not in job["template"]["spec"]
+    told = TrainingJob.model_validate_json(found["ConfigMap"]["data"]["job.json"])
+    assert (told.nodes, told.rendezvous) == (1, "")
+
+
+def test_ranks_find_each_other_by_a_headless_service() -> None:
+    found = manifests(training={"nodes": 3, "processesPerNode": 2})
+    service, job = found["Service"], found["Job"]
+    assert [*found] == ["ConfigMap", "Service", "Job"]  # the Job last: what it needs is there
+    assert service["metadata"] == found["ConfigMap"]["metadata"]
+    assert (service["spec"]["clusterIP"], service["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    assert service["spec"]["ports"] == [{"name": "rendezvous", "port": 29400}]
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == ("Indexed", 3, 3)
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"] == "digits-v4-a2"
+    assert [rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]] == ["FailJob", "FailJob"]
+    told = TrainingJob.model_validate_json(found["ConfigMap"]["data"]["job.json"])
+    assert (told.nodes, told.processes_per_node) == (3, 2)
+    assert told.rendezvous == "digits-v4-a2-0.digits-v4-a2.vision.svc:29400"
+
+
+def test_a_worker_of_a_search_that_is_sent_away_comes_back() -> None:
+    """In order: 75 and disruptions are ignored, so the index starts anew; every other end of its own fails the Job."""
+    found = manifests(search=search(trials=3, parallelism=8))
+    job = found["Job"]["spec"]
+    assert "Service" not in found
+    assert (job["completionMode"], job["completions"], job["parallelism"], job["backoffLimit"]) == ("Indexed", 3, 3, 0)
+    assert job["podReplacementPolicy"] == "Failed"
+    assert [(rule["action"], rule.get("onExitCodes", {}).get("values")) for rule in job["podFailurePolicy"]["rules"]] == [
+        ("Ignore", [75]), ("Ignore", None), ("FailJob", [0]),
+    ]  # fmt: skip
+
+
+def test_how_many_train_makes_no_new_version() -> None:
+    hashes = {
+        spec_hash(RegularizedModelSpec.model_validate(model(training=training)["spec"]), DIGEST)
+        for training in ({}, {"nodes": 4}, {"processesPerNode": 8})
+    }
+    assert len(hashes) == 1
 
 
 def test_a_queue_suspends_and_labels_the_job() -> None:

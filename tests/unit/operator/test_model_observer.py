@@ -21,6 +21,7 @@ from espalier_operator.controllers.loop import Key
 from espalier_operator.controllers.model.gauges import ModelGauges
 from espalier_operator.controllers.model.observe import HttpProgress, ModelObserver
 from espalier_operator.controllers.model.reference import ReferenceGauges, parse
+from espalier_operator.controllers.rollout.observe import observe_workloads
 from espalier_operator.decisions.model_seen import Absent, Holdings, Listing, StoreTrouble
 from espalier_operator.decisions.model_summary import decide
 from espalier_operator.decisions.plan import rfc3339
@@ -129,11 +130,23 @@ def test_strays_are_our_own_training_children_only() -> None:
     for each in (
         child("Job", "old", uid),
         child("ConfigMap", "old", uid),
+        child("Service", "old", uid),
         child("ConfigMap", "digits-v1", uid, "server"),
+        child("Service", "digits-v1", uid, "server"),
         child("Job", "theirs", "other"),
     ):
         caches.assume(kube.put(each))
-    assert {(ref.kind, ref.name) for ref in watched.at_hand(obj).strays} == {("Job", "old"), ("ConfigMap", "old")}
+    strays = watched.at_hand(obj).strays
+    assert {(ref.kind, ref.name) for ref in strays} == {("Job", "old"), ("ConfigMap", "old"), ("Service", "old")}
+
+
+def test_the_service_of_a_training_is_no_workload_of_a_rollout() -> None:
+    _, caches, kube = observer()
+    for name, component in (("digits-v2-a1", "trainer"), ("digits-v1", "server")):
+        service = child("Service", name, component=component)
+        service["metadata"]["labels"]["espalier.dev/version"] = name.split("-")[1]
+        caches.assume(kube.put(service))
+    assert [workload.version for workload in observe_workloads(caches, "vision", "digits")] == ["v1"]
 
 
 def test_a_young_stranger_may_belong_to_another_operator() -> None:

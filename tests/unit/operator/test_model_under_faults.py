@@ -229,6 +229,7 @@ class ModelUnderFaults(RuleBasedStateMachine):
         assert "training" not in status
         assert self.kube.of_kind("Job") == []
         assert self.kube.of_kind("ConfigMap") == []
+        assert self.kube.of_kind("Service") == []
         assert status["observedGeneration"] == self.kube.objects[REF]["metadata"]["generation"]
         before = self.kube.objects[REF]["metadata"]["resourceVersion"]
         asyncio.run(self._pass())

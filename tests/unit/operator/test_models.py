@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -165,9 +166,9 @@ def test_a_spec_that_cannot_be_parsed_names_the_field() -> None:
 
 
 def test_fields_of_later_releases_are_refused_not_ignored() -> None:
-    _, verdict = judge_spec(model(training={"nodes": 4})["spec"])
+    _, verdict = judge_spec(model(serving={"autoscaling": {}})["spec"])
     assert verdict.reason == c.NOT_YET_IMPLEMENTED
-    assert "training.nodes" in verdict.errors[0]
+    assert "serving.autoscaling" in verdict.errors[0]
 
 
 # --- a settled model ---------------------------------------------------------------------------------------------------------
@@ -236,6 +237,8 @@ def test_a_finished_job_is_latched_before_it_is_deleted() -> None:
     assert status.training is None
     assert (status.versions[0].state, status.versions[0].digest) == ("Candidate", stored().digest)
     assert {ref.kind for ref in decision.plan.delete} == {"Job", "ConfigMap"}
+    met = replace(seen(training(), attempt=DONE, manifest=stored()), has_service=True)
+    assert {ref.kind for ref in decide(met, NOW).plan.delete} == {"Job", "ConfigMap", "Service"}
     assert decision.plan.purge == ("s3://models/vision/digits/.checkpoints/v1/",)
     assert condition(decision, "Published") == ("True", "ArtifactPublished")
 

@@ -1,4 +1,5 @@
-"""Children of a RegularizedModel as manifests: the training Job and the ConfigMap with its job.json. Pure.
+"""Children of a RegularizedModel as manifests: the training Job, the ConfigMap with its job.json, and the Service by which pods that
+train together find each other. Pure.
 
 A Job is created once and never changed (its template is immutable, and Kueue rewrites the mutable parts). Its pod
 meets the restricted profile.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from espalier_api import names
+from espalier_api.exit_codes import ExitCode
 from espalier_api.hashing import sha256
 from espalier_api.job import training_job
 from espalier_api.kubernetes import EnvVar, ObjectMeta, owner_reference
@@ -40,12 +42,19 @@ def job_children(
     image: str,
     references: tuple[ReferenceStatus, ...] = (),
 ) -> tuple[Mapping[str, Any], ...]:
-    """The ConfigMap first, so that the pod never waits for it, then the Job."""
+    """The ConfigMap first, so that the pod never waits for it, the Service where there are ranks, then the Job."""
     image = spec.training.image or image
     document = training_job(meta, spec, version, attempt, image, references).to_json()
-    return _config_map(meta, version, attempt, document), _job(
-        meta, spec, version, attempt, image, sha256(document.encode())
-    )
+    services = (_service(meta, version, attempt),) if spec.training.nodes > 1 else ()
+    job = _job(meta, spec, version, attempt, image, sha256(document.encode()))
+    return _config_map(meta, version, attempt, document), *services, job
+
+
+def peers(spec: RegularizedModelSpec) -> int:
+    """Pods of the Job: those that train together, else workers of a search, never more than it has trials."""
+    if spec.training.nodes > 1 or spec.search is None:
+        return spec.training.nodes
+    return min(spec.search.parallelism, spec.search.trials)
 
 
 def job_labels(model: str, version: str, attempt: int) -> dict[str, str]:
@@ -78,7 +87,7 @@ def _job(
 ) -> dict[str, Any]:
     metadata = _metadata(meta, version, attempt)
     metadata["annotations"] = {names.ANNOTATION_SPEC_DIGEST: digest}
-    queue = spec.training.queue_name
+    queue, count = spec.training.queue_name, peers(spec)
     if queue is not None:
         metadata["labels"] |= {KUEUE_QUEUE: queue}
     return {
@@ -87,27 +96,55 @@ def _job(
         "metadata": metadata,
         "spec": {
             **({"suspend": True} if queue is not None else {}),
-            "parallelism": 1,
-            "completions": 1,
+            "parallelism": count,
+            "completions": count,
+            **({"completionMode": "Indexed"} if count > 1 else {}),
             "backoffLimit": 0,  # the operator decides on attempts
             "podReplacementPolicy": "Failed",  # never two pods that write the same version
             "activeDeadlineSeconds": max(1, int(spec.training.deadline.total_seconds())),
-            "podFailurePolicy": {
-                # The exit code first: it is then in the Job's condition, also when the pod is gone. Both fail the Job.
-                "rules": [
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
-                    },
-                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]},
-                ]
-            },
+            "podFailurePolicy": {"rules": _policy(workers=count > 1 and spec.training.nodes == 1)},
             "template": {
                 "metadata": {"labels": job_labels(meta.name, version.version, attempt), "annotations": _scraped()},
                 "spec": _pod(metadata["name"], spec, image),
             },
         },
     }
+
+
+def _service(meta: ObjectMeta, version: VersionStatus, attempt: int) -> dict[str, Any]:
+    """Gives each pod of the Job a name. Pods count before they are ready: they meet in order to become so."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(meta, version, attempt),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": job_labels(meta.name, version.version, attempt),
+            "ports": [{"name": "rendezvous", "port": names.PORT_RENDEZVOUS}],
+        },
+    }
+
+
+def _policy(*, workers: bool) -> list[dict[str, Any]]:
+    """What a pod's end means for the Job. Ranks need each other: whatever ends one of them fails the Job, and the operator starts all
+    again. A worker of a search that is sent away comes back and goes on; only an end of its own fails the Job.
+
+    The exit code comes first: it is then in the Job's condition, also when the pod is gone.
+    """
+    disrupted = [{"type": "DisruptionTarget"}]
+    fail = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "NotIn", "values": [0]},
+    }
+    if not workers:
+        return [fail, {"action": "FailJob", "onPodConditions": disrupted}]
+    preempted = {"containerName": CONTAINER, "operator": "In", "values": [int(ExitCode.PREEMPTED)]}
+    return [
+        {"action": "Ignore", "onExitCodes": preempted},
+        {"action": "Ignore", "onPodConditions": disrupted},
+        fail,
+    ]
 
 
 def _scraped() -> dict[str, str]:
@@ -140,6 +177,8 @@ def _pod(job: str, spec: RegularizedModelSpec, image: str) -> dict[str, Any]:
             *signing_volumes(spec.artifacts.signing, names.SIGNING_KEY, names.SIGNING_PUBLIC_KEY),
         ],
     }
+    if training.nodes > 1:
+        pod["subdomain"] = job  # with the host name `<job>-<index>` that an Indexed Job gives: the Service's names
     return pod | _placement(training)
 
 

@@ -20,7 +20,7 @@ from espalier_api.model import RegularizedModelStatus
 from espalier_api.rollout import CanaryRolloutStatus
 from espalier_api.training import TrainingProgress
 from espalier_operator.adapters import objectstore as s3
-from espalier_operator.adapters.resources import CONFIG_MAPS, JOBS, MODELS, PODS, ROLLOUTS
+from espalier_operator.adapters.resources import CONFIG_MAPS, JOBS, MODELS, PODS, ROLLOUTS, SERVICES
 from espalier_operator.decisions.attempts import observe_attempt
 from espalier_operator.decisions.model_seen import (
     Absent,
@@ -131,6 +131,7 @@ class ModelObserver:
             others=self._others(meta, spec),
             request=_request(obj),
             strays=self._strays(meta, job),
+            has_service=job is not None and self._caches.of(SERVICES).get(meta.namespace, job) is not None,
         )
 
     def _others(self, meta: ObjectMeta, spec: RegularizedModelSpec | None) -> dict[str, Other]:
@@ -157,11 +158,9 @@ class ModelObserver:
         )
 
     def _strays(self, meta: ObjectMeta, current: str | None) -> tuple[ObjectRef, ...]:
-        """Jobs and their ConfigMaps that a crash left behind between status and deletion."""
-        children = (
-            *self._caches.of(JOBS).by_model(meta.namespace, meta.name),
-            *self._caches.of(CONFIG_MAPS).by_model(meta.namespace, meta.name),
-        )
+        """Jobs with what belongs to them that a crash left behind between status and deletion."""
+        kinds = (JOBS, CONFIG_MAPS, SERVICES)
+        children = [child for kind in kinds for child in self._caches.of(kind).by_model(meta.namespace, meta.name)]
         old = self._clock() - STRAY_AFTER
         strays = (child for child in children if _is_ours(child, meta) and child["metadata"]["name"] != current)
         return tuple(ObjectRef.of(child) for child in strays if _created(child) < old)

@@ -133,7 +133,9 @@ def process_starts(pods: Iterable[Object]) -> dict[str, datetime]:
 def observe_workloads(caches: Caches, namespace: str, model: str) -> tuple[Workload, ...]:
     """Versions with a Deployment or a Service; one without a Deployment counts as having no pods."""
     services = {
-        version for s in caches.of(SERVICES).by_model(namespace, model) if (version := _label(s, names.LABEL_VERSION))
+        version
+        for s in caches.of(SERVICES).by_model(namespace, model)
+        if (version := _label(s, names.LABEL_VERSION)) and _label(s, names.LABEL_COMPONENT) != names.COMPONENT_TRAINER
     }
     replicas = {
         version: int(d["spec"].get("replicas", 1))
