@@ -127,6 +127,8 @@ class World:
     loadgen_image: str
     system: Kubectl = field(default_factory=lambda: Kubectl(SYSTEM))
     stack: Kubectl = field(default_factory=lambda: Kubectl(STACK))
+    names: set[str] = field(default_factory=lambda: {"digits"})
+    """Of the models that ever were applied."""
 
     @property
     def host(self) -> str:
@@ -140,6 +142,7 @@ class World:
 
     def apply(self, manifest: Mapping[str, Any]) -> None:
         """Kubectl apply; a refusal raises DemoError with the API server's words."""
+        self.names |= {manifest["metadata"]["name"]} if manifest["kind"] == "RegularizedModel" else set()
         self.kube.run("apply", "-f", "-", stdin=json.dumps(manifest))
 
     def request(self, verb: str, name: str = "digits") -> str:
@@ -153,8 +156,9 @@ class World:
         prepare(self.kube, load_digits())
 
     def forget_versions(self) -> None:
-        """Delete the artifacts of the namespace's model from S3."""
-        forget_versions(self.kube, "digits")
+        """Delete the artifacts of the namespace's models from S3."""
+        for name in sorted(self.names):
+            forget_versions(self.kube, name)
 
     @contextmanager
     def traffic(self, rps: int = 40, seconds: int = 900) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from espalier_api.training import TrainingResult
     from espalier_trainer.run import Prepared
+    from tests.conftest import Prove
 
 STUDENT = "models/vision/student/v1"
 RIDGE = {"sklearn": {"estimator": "ridge"}}
@@ -183,6 +185,45 @@ def test_a_smoothed_teacher_is_refused(world: Path) -> None:
     told["regularizers"] |= {"labelSmoothing": {}, "privacy": {}}
     facts = references.facts(manifest, told, {})
     assert (facts.label_smoothing, facts.private) == (0.1, True)  # the API's default
+
+
+LEANING: dict[str, dict[str, Any]] = {
+    "distillation": {"teacher": "tiny"},
+    "functional": {"prior": "tiny"},
+    "ewc": {"reference": "tiny"},
+    "trustRegion": {"reference": "tiny"},
+    "modelSoup": {"candidates": ["tiny", "twin"]},
+}
+
+
+@pytest.mark.parametrize("block", LEANING)
+def test_a_private_fit_hears_no_model_that_was_trained_in_the_open(block: str, world: Path, proof: Prove) -> None:
+    """R5: refused before the reference's graph answers a row; one that was trained with privacy itself is heard."""
+
+    def resolve() -> dict[str, Any]:
+        return {"references": {name: resolved(world) for name in ("tiny", "twin")}}
+
+    blocks = {block: LEANING[block], "privacy": {"epsilon": 8.0}}
+    heard: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(references, "ready", lambda *told: heard.append(told) or {})
+        with pytest.raises(InvalidConfigError, match=rf"R5: .*{block}.*without privacy"):
+            begin(world, blocks, **resolve())
+    proof("R5", "definition: references without privacy that a private fit hears", len(heard), at_most=0)
+    _retold(world, "privacy", {"epsilon": 8.0})
+    assert "tiny" in begin(world, blocks, **resolve()).fit.references
+
+
+def _retold(folder: Path, block: str, config: dict[str, Any]) -> None:
+    """The published version as if it had been trained with one more block: its lineage tells so, its manifest the new digest."""
+    version = folder / jobs.VERSION
+    lineage = json.loads((version / artifact.LINEAGE).read_bytes())
+    lineage["job"]["regularizers"][block] = config
+    content = json.dumps(lineage).encode()
+    (version / artifact.LINEAGE).write_bytes(content)
+    manifest = json.loads((version / artifact.MANIFEST).read_bytes())
+    manifest["files"][artifact.LINEAGE] |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    (version / artifact.MANIFEST).write_bytes(json.dumps(manifest).encode())
 
 
 def test_a_forest_teaches_a_network(world: Path) -> None:
