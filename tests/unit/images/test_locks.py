@@ -72,3 +72,11 @@ def test_the_committed_locks_are_whole(lock: Lock) -> None:
     assert not set(lock.left_out) & set(pinned)
     assert "://" not in text
     assert text.count("--hash=sha256:") >= len(pinned)
+
+
+def test_the_image_with_trackers_has_the_trainers_pins() -> None:
+    """So that what its tests ran with is what it runs with, too."""
+    trainer, more = set(locks.pins("trainer")), set(locks.pins("trainer-trackers"))
+    assert len(trainer) > 20
+    assert trainer < more
+    assert locks.pins("") == []
