@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from espalier_api.base import ApiModel, Cel
 from espalier_api.hashing import DIGEST_PATTERN
+from espalier_api.preprocessing import Preprocessing
 from espalier_api.regularizers.block import Column
 
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -98,6 +99,8 @@ class Data(ApiModel):
     """Column to predict."""
     features: Features = Features()
     """Columns to predict from."""
+    preprocessing: Preprocessing | None = None
+    """Steps between the columns and the model; absent means that numbers are standardized."""
     weight_column: Column | None = None
     """Column with the weight of each row in metrics."""
     group_columns: tuple[Column, ...] = Field(default=(), max_length=8)

@@ -88,7 +88,7 @@ class Robustness(ApiModel):
     """Attacks the test part within a ball around each row (FGSM and PGD); needs an engine with input gradients."""
 
     epsilon: float = Field(default=0.1, gt=0, le=100)
-    """Radius of the ball, in standard deviations of the features."""
+    """Radius of the ball, in units of the scaled features: deviations, with data.preprocessing.scaling minMax ranges."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball."""
     steps: int = Field(default=10, ge=1, le=100)

@@ -1,4 +1,4 @@
-"""Rows that are ready to be fitted: splits of one snapshot, standardized by what is known of their training rows."""
+"""Rows that are ready to be fitted: splits of one snapshot, scaled by what is known of their training rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Prepared:
 def fit_data(
     parts: Mapping[str, Dataset], standardizer: Standardizer, references: Mapping[str, Reference] | None = None
 ) -> FitData:
-    """What engines see of the splits: standardized, weights of training rows with mean 1, groups as codes."""
+    """What engines see of the splits: scaled, weights of training rows with mean 1, groups as codes."""
     coded, train = group_codes(parts), parts["train"]
 
     def part(name: str) -> Part:
@@ -52,8 +52,9 @@ def fit_data(
         features=train.features,
         splits=frozenset(name for name, one in parts.items() if len(one)),
         target_scale=standardizer.target_scale,
-        location=standardizer.mean,
+        location=standardizer.location,
         scale=standardizer.spread,
+        unit=standardizer.unit,
         references=references or {},
     )
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.preprocessing.scaling import UNITS
 from espalier_trainer.targets import Selector
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class PlanContext:
     class_counts: tuple[int, ...] = ()  # training rows of each class
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location; None: x is raw
     scale: npt.NDArray[np.float32] | None = None
+    unit: str = UNITS["standard"]  # what 1 is in x, in words
     image: tuple[int, int, int] | None = (
         None  # channels, height, width, when the architecture says that features are pixels
     )

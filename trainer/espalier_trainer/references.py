@@ -22,7 +22,7 @@ from espalier_api.hashing import json_digest
 from espalier_api.rules import at_run_time as rules
 from espalier_trainer.errors import DataProblemError, InvalidConfigError
 from espalier_trainer.log import say
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import DEFAULT, Standardizer
 from espalier_trainer.protocol import Reference
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from espalier_api.preprocessing import Preprocessing
     from espalier_api.regularizers import Regularizers
     from espalier_api.rules.rule import Finding
     from espalier_api.training import JobReference, TrainingJob
@@ -185,7 +186,8 @@ def preprocess(job: TrainingJob, fetched: Mapping[str, Fetched], train: Dataset)
         architecture=architecture(job.engine.dump().get("torch", {}).get("architecture")),
     )
     _compare(job, fetched, own)
-    return _inherited(next(iter(holders)), fetched) if holders else Standardizer.fit(train)
+    declared = job.data.preprocessing or DEFAULT
+    return _inherited(next(iter(holders)), fetched, declared) if holders else Standardizer.fit(train, declared)
 
 
 def _compare(job: TrainingJob, fetched: Mapping[str, Fetched], own: rules.Facts) -> None:
@@ -201,13 +203,18 @@ def _compare(job: TrainingJob, fetched: Mapping[str, Fetched], own: rules.Facts)
             _refuse(found)
 
 
-def _inherited(name: str, fetched: Mapping[str, Fetched]) -> Standardizer:
+def _inherited(name: str, fetched: Mapping[str, Fetched], declared: Preprocessing) -> Standardizer:
     try:
         found = Standardizer.from_json(fetched[name].preprocessing)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidConfigError(
             f"references.{name}: its {artifact.PREPROCESSING} cannot be inherited ({error}); train it again with this release"
         ) from error
+    if found.declared != declared:
+        raise InvalidConfigError(
+            f"R33: data.preprocessing: it is not that of references.{name}, whose weights are held on to: "
+            f"{found.declared.dump()} there, {declared.dump()} here. Declare what stands there"
+        )
     say("preprocessing-inherited", reference=name, digest=fetched[name].facts.preprocessing)
     return found
 

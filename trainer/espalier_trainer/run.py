@@ -109,7 +109,11 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     rows = splits.split(data, job.data.split)
     parts = {name: data.take(index) for name, index in rows.items()}
     others, found = _references(job, world)
-    standardizer = others.preprocess(job, found, parts["train"]) if found else Standardizer.fit(parts["train"])
+    standardizer = (
+        others.preprocess(job, found, parts["train"])
+        if found
+        else Standardizer.fit(parts["train"], job.data.preprocessing)
+    )
     positive = job.task.positive_class
     if positive is not None and positive not in data.classes:
         raise InvalidConfigError(

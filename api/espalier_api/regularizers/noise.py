@@ -49,7 +49,7 @@ class NoiseInjection(Targeted, Scheduled):
     site: Literal["input", "weight", "activation", "gradient"] = "input"
     """Where the noise is added."""
     std: float = Field(default=0.1, gt=0, le=1)
-    """Standard deviation, in units of the feature's (or weight's) own."""
+    """Standard deviation, in units of the weight's own; of inputs in units of the scaled feature (data.preprocessing.scaling)."""
 
 
 class Augmentation(Block):

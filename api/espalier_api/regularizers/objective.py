@@ -94,7 +94,7 @@ class Adversarial(Scheduled):
     attack: Literal["fgsm", "pgd", "trades"] = "pgd"
     """How the worst input is sought."""
     epsilon: float = Field(default=0.03, gt=0, le=100)
-    """Radius of the ball, in input units (after declared normalization)."""
+    """Radius of the ball, in units of the scaled features: deviations, with data.preprocessing.scaling minMax ranges."""
     steps: int = Field(default=7, ge=1, le=100)
     """Steps of the search; fgsm takes one."""
     step_size: float | None = Field(default=None, gt=0, le=100)

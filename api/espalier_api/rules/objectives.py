@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 from espalier_api.rules.rule import Objection, Objections, Subject, rule
 
 STRONG_PATIENCE = 3
 """R11: early stopping with at most this patience cuts confidence short."""
 FEW_PER_GROUP = 8
 """R36: an average over fewer examples of a group is mostly noise."""
-LARGEST_RADIUS = 3.0
-"""R29: standard deviations of a feature; a larger ball holds every input."""
+LARGEST_RADIUS = {
+    "standard": (3.0, "standard deviations"),
+    "robust": (3.0, "widths of the middle half"),
+    "minMax": (1.0, "ranges"),
+}
+"""R29: by scaling, in which unit a ball is measured and from where on it holds every input."""
 CALIBRATION_METRICS = frozenset({"calibrationError", "calibrationErrorExcess"})
 
 
@@ -111,18 +117,20 @@ def smoothing_without_cross_entropy(subject: Subject) -> Objections:
     remedy="Drop batchMixing or adversarial",
 )
 def adversarial_blends(subject: Subject) -> Objections:
-    """Also: fp16 gradients towards the input underflow; and epsilon has the unit of standardized inputs, whose range a raw epsilon
+    """Also: fp16 gradients towards the input underflow; and epsilon has the unit of scaled inputs, whose range a raw epsilon
     (8 of 255 grey levels, say) exceeds.
     """
     blocks, torch = subject.regularizers, subject.engine.torch
     if blocks.adversarial is None:
         return
-    if blocks.adversarial.norm == "linf" and blocks.adversarial.epsilon > LARGEST_RADIUS:
+    scaling = "standard" if subject.data.preprocessing is None else subject.data.preprocessing.scaling
+    largest, unit = LARGEST_RADIUS.get(scaling, (math.inf, ""))
+    if blocks.adversarial.norm == "linf" and blocks.adversarial.epsilon > largest:
         yield Objection(
             "regularizers.adversarial.epsilon",
             level="error",
-            message=f"inputs are standardized, and a ball of {blocks.adversarial.epsilon:g} standard deviations holds all of them",
-            remedy="Give epsilon in standard deviations of a feature, usually 0.01 to 0.5",
+            message=f"inputs are scaled ({scaling}), and a ball of {blocks.adversarial.epsilon:g} {unit} holds all of them",
+            remedy=f"Give epsilon in {unit} of a feature, usually 0.01 to 0.5",
         )
     if blocks.batch_mixing is not None:
         yield Objection("regularizers.batchMixing")

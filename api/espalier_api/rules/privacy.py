@@ -190,3 +190,9 @@ def rows_leave(subject: Subject) -> Objections:
             message="the audit looks at single private labels without noise and reports on them",
             remedy="Set data.labelColumnNoiseAudit: false, or drop privacy",
         )
+    if subject.data.preprocessing is not None and subject.data.preprocessing.scaling == "minMax":
+        yield Objection(
+            "data.preprocessing.scaling",
+            message="the least and the largest value of each feature belong to single private rows, and the graph would hold them",
+            remedy="Set data.preprocessing.scaling: standard or robust",
+        )

@@ -52,6 +52,7 @@ PRIVACY: list[Case] = [
     ("R6", "warning", "{privacy: {}, gradientClipping: {}}", "{gradientClipping: {}}", PLAIN),
     ("R37", "automatic", "{privacy: {}}", "{l2: {}}", PLAIN),
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {labelColumnNoiseAudit: true}}"),
+    ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {preprocessing: {scaling: minMax}}}"),
 ]  # fmt: skip
 
 PENALTIES: list[Case] = [
@@ -94,6 +95,8 @@ OBJECTIVES: list[Case] = [
     ("R29", "warning", "{adversarial: {}, batchMixing: {}}", "{adversarial: {}}", PLAIN),
     ("R29", "warning", "{adversarial: {}}", "{adversarial: {}}", "{torch: {precision: fp16}}", "{torch: {precision: bf16}}"),
     ("R29", "error", "{adversarial: {epsilon: 8}}", "{adversarial: {epsilon: 0.3}}", PLAIN),
+    ("R29", "error", "{adversarial: {epsilon: 1.1}}", "{adversarial: {epsilon: 0.3}}", "{data: {preprocessing: {scaling: minMax}}}"),
+    ("R29", "error", "{adversarial: {epsilon: 8}}", "{adversarial: {epsilon: 8}}", PLAIN, "{data: {preprocessing: {scaling: none}}}"),
     ("R30", "warning", "{classRebalancing: {priorCorrection: false}}", "{classRebalancing: {}}", PLAIN),
     ("R30", "error", "{classRebalancing: {method: oversample}, sampleWeighting: {column: w}}",
      "{classRebalancing: {method: inverse}, sampleWeighting: {column: w}}", PLAIN),

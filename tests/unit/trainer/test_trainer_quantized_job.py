@@ -146,7 +146,7 @@ def test_golden_inputs_under_privacy_are_nobodys(proof: Prove) -> None:
     assert np.array_equal(drawn, package.drawn_rows(standardizer, 4000, 3))
     assert not np.array_equal(drawn, package.drawn_rows(standardizer, 4000, 4))
     assert not (drawn[:, None, :3] == x[None, :, :3]).all(axis=2).any()
-    moments = np.abs((drawn.mean(0) - standardizer.mean) / np.maximum(standardizer.spread, 1)).max()
+    moments = np.abs((drawn.mean(0) - standardizer.location) / np.maximum(standardizer.spread, 1)).max()
     proof("R37", "closed form: mean of drawn golden inputs, in standard deviations", float(moments), at_most=0.06)
     assert drawn.std(0) == pytest.approx(standardizer.spread, rel=0.05)
 

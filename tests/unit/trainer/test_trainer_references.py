@@ -113,6 +113,12 @@ def test_weights_come_with_their_preprocessing(world: Path) -> None:
     kept = begin(world, {"functional": {"prior": "tiny", "kind": "l2sp"}})
     assert kept.standardizer.to_json() == {key: told[key] for key in kept.standardizer.to_json()}
     assert kept.fit.references["tiny"].same_preprocessing
+    with pytest.raises(InvalidConfigError, match=r"R33: data.preprocessing: it is not that of references.tiny"):
+        begin(
+            world,
+            {"functional": {"prior": "tiny", "kind": "l2sp"}},
+            data={**jobs.job()["data"], "preprocessing": {"scaling": "minMax"}},
+        )
     fitted = begin(world, {"functional": {"prior": "tiny"}})
     assert fitted.standardizer.to_json()["digest"] != told["digest"]
     assert not fitted.fit.references["tiny"].same_preprocessing

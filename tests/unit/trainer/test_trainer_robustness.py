@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 from sklearn.metrics import confusion_matrix
 
 from espalier_trainer.evaluation import groups, metrics, robustness
-from espalier_trainer.evaluation.robustness import Attack
+from espalier_trainer.evaluation.robustness import Attack, Moments
 
 if TYPE_CHECKING:
     from tests.conftest import Prove
@@ -85,7 +85,7 @@ def test_gradients_that_lead_nowhere_are_noticed() -> None:
 
 def test_corruptions_are_what_they_are_called() -> None:
     x = np.random.default_rng(0).normal(size=(4000, 5)).astype(np.float32)
-    made = {(kind, severity): inputs for kind, severity, inputs in robustness.corruptions(x, 1)}
+    made = {(kind, severity): inputs for kind, severity, inputs in robustness.corruptions(x, Moments.standard(5), 1)}
     assert len(made) == 6
     assert (made["gaussianNoise", 0.3] - x).std() == pytest.approx(0.3, rel=0.02)
     lost = made["featureDropout", 0.2]
@@ -99,7 +99,7 @@ def test_noise_on_a_linear_model_flips_what_the_normal_law_says() -> None:
 
     model, x, _ = rows(20_000)
     y = (model.scores(x)[:, 1] > 0).astype(np.int64)
-    mean, told = robustness.corrupted(model.scores, x, y, classes=2, seed=0)
+    mean, told = robustness.corrupted(model.scores, x, y, Moments.standard(6), classes=2, seed=0)
     one = next(c for c in told if (c.kind, c.severity) == ("gaussianNoise", 0.5))
     flips = normal.cdf(-np.abs(margin(model, x, y)) / (0.5 * np.linalg.norm(model.w))).mean()
     assert one.drop.value == pytest.approx(flips, abs=0.006)
@@ -111,7 +111,7 @@ def test_a_regression_is_told_by_its_error() -> None:
     x = np.random.default_rng(0).normal(size=(5000, 4)).astype(np.float32)
     w = np.array([1.0, -2.0, 0.5, 0.0])
     mean, told = robustness.corrupted(
-        lambda v: (v.astype(float) @ w)[:, None], x, x.astype(float) @ w, classes=0, seed=0
+        lambda v: (v.astype(float) @ w)[:, None], x, x.astype(float) @ w, Moments.standard(4), classes=0, seed=0
     )
     assert [-c.quality for c in told[:3]] == pytest.approx([s * np.linalg.norm(w) for s in robustness.NOISE], rel=0.05)
     assert told[0].drop.value == pytest.approx(0.1 * np.linalg.norm(w), rel=0.05)

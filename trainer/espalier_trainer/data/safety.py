@@ -1,4 +1,4 @@
-"""The dataset of the block safety: fetched like the snapshot, in its schema, standardized like the training rows, a quarter held out."""
+"""The dataset of the block safety: fetched like the snapshot, in its schema, scaled like the training rows, a quarter held out."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def join(
     taught, held = _halves(len(data), rng.derive(job.data.split.seed, "safety"))
 
     def part(rows: npt.NDArray[np.int64]) -> Part:
-        return Part(standardizer.apply(data.x[rows]), data.y[rows])
+        return Part(standardizer.apply(data.x[rows]), data.y[rows], raw=data.x[rows])
 
     say("safety", rows={"train": len(taught), "heldOut": len(held)}, digest=digest)
     return replace(fit, extra={**fit.extra, "safety": part(taught)}, held_out={**fit.held_out, "safety": part(held)})

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.preprocessing.scaling import UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One split, standardized: `x` (rows, features) float32, `y` (rows,) int64 class index or float64 standardized value."""
+    """One split, as networks see it: `x` (rows, features) float32, `y` (rows,) int64 class index or float64 standardized value."""
 
     x: npt.NDArray[np.float32]
     y: npt.NDArray[Any]
@@ -29,6 +30,7 @@ class Part:
     groups: Mapping[str, npt.NDArray[np.int64]] = field(
         default_factory=dict
     )  # column: (rows,) code of each row's group
+    raw: npt.NDArray[np.float32] | None = None  # (rows, columns) as they are served; kept where they are scaled anew
 
     def __len__(self) -> int:
         return len(self.y)
@@ -46,6 +48,7 @@ class FitData:
     target_scale: float = 1.0  # the target's standard deviation in its own unit; 1 for classification
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location
     scale: npt.NDArray[np.float32] | None = None
+    unit: str = UNITS["standard"]  # what 1 is in `x`, in words
     extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
     held_out: Mapping[str, Part] = field(default_factory=dict)  # rows of those that no fit sees, for the evaluation
     references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use

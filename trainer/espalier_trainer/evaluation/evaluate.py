@@ -12,6 +12,7 @@ from espalier_trainer import rng
 from espalier_trainer.diagnosis import Signals, diagnose
 from espalier_trainer.evaluation import calibration, detection, groups, metrics, selective, variance
 from espalier_trainer.evaluation.calibration import softmax
+from espalier_trainer.evaluation.robustness import Moments
 from espalier_trainer.evaluation.stress import Subject, examine, threshold
 from espalier_trainer.protocol import PostContext
 
@@ -70,10 +71,10 @@ def evaluate(
     question: Question,
 ) -> Evaluation:
     """Judge a fit on its splits. POST blocks run here, because calibration is part of what is judged."""
-    standardized = {name: standardizer.apply(part.x) for name, part in parts.items() if len(part)}
-    raw = {name: fitted.scores(x) for name, x in standardized.items()}
+    scaled = {name: standardizer.apply(part.x) for name, part in parts.items() if len(part)}
+    raw = {name: fitted.scores(x) for name, x in scaled.items()}
     targets = {name: standardizer.target(parts[name].y) for name in raw}
-    context = PostContext(raw, targets, x=standardized)
+    context = PostContext(raw, targets, x=scaled)
     own = getattr(fitted, "post_blocks", engine.post_blocks)  # a fit's own blocks know the fit
     for block in own():
         block.post(context)
@@ -85,7 +86,14 @@ def evaluate(
     p = softmax(scores["test"], context.temperature) if test.classes else None
     told |= _gaps(raw, targets, classes=len(test.classes), seed=seed)
     subject = Subject(
-        fitted, tuple(context.transforms), context.temperature, test, standardized["test"], targets["test"], p
+        fitted,
+        tuple(context.transforms),
+        context.temperature,
+        test,
+        scaled["test"],
+        targets["test"],
+        p,
+        Moments(*standardizer.moments(scaled["train"])),
     )
     found = examine(subject, question, judge.threshold, rng.derive(seed, "stress"))
     told |= found.metrics | _budget(fitted)

@@ -37,7 +37,7 @@ class Differentiable(Protocol):
     """The optional capability of a Fitted whose scores have a gradient."""
 
     def input_gradient(self, x: npt.NDArray[np.float32], y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """d loss / d x per row, in evaluation mode: standardized features (rows, features) and targets (rows,) to (rows, features).
+        """d loss / d x per row, in evaluation mode: scaled features (rows, features) and targets (rows,) to (rows, features).
 
         The loss of a row is its unpenalised cross-entropy or half its squared error; rows do not see each other.
         """
@@ -46,7 +46,7 @@ class Differentiable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """A ball around each row, in standardized units."""
+    """A ball around each row, in the unit of the scaled features."""
 
     epsilon: float
     norm: Literal["linf", "l2"] = "linf"
@@ -126,14 +126,31 @@ def attacked(
 
 
 # --- corruptions ------------------------------------------------------------------------------------------------------
-def corruptions(x: Inputs, seed: int) -> Iterator[tuple[str, float, Inputs]]:
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of each feature in training, after scaling: what noise is measured by and what stands in for a lost value."""
+
+    mean: Floats  # (features,)
+    deviation: Floats  # (features,)
+
+    @classmethod
+    def standard(cls, features: int) -> Moments:
+        """Those of standardized features."""
+        return cls(np.zeros(features), np.ones(features))
+
+
+def corruptions(x: Inputs, moments: Moments, seed: int) -> Iterator[tuple[str, float, Inputs]]:
     """(kind, severity, corrupted rows): Gaussian noise and lost features, three severities each, mildest first."""
     for severity in NOISE:
         generator = np.random.default_rng(rng.derive(seed, "gaussianNoise"))
-        yield "gaussianNoise", severity, (x + severity * generator.normal(size=x.shape)).astype(np.float32)
+        yield (
+            "gaussianNoise",
+            severity,
+            (x + severity * moments.deviation * generator.normal(size=x.shape)).astype(np.float32),
+        )
     for share in LOST:
         generator = np.random.default_rng(rng.derive(seed, "featureDropout"))
-        yield "featureDropout", share, np.where(generator.random(x.shape) < share, np.float32(0), x)
+        yield "featureDropout", share, np.where(generator.random(x.shape) < share, moments.mean.astype(np.float32), x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +164,13 @@ class Corrupted:
 
 
 def corrupted(
-    scores: Scores, x: Inputs, y: npt.NDArray[Any], *, classes: int, seed: int
+    scores: Scores, x: Inputs, y: npt.NDArray[Any], moments: Moments, *, classes: int, seed: int
 ) -> tuple[MetricValue, list[Corrupted]]:
     """The suite's mean (corruptionAccuracy or corruptionRmse, standardized unit) and every corruption."""
     clean = _merit(scores(x), y, classes)
     told: list[Corrupted] = []
     merits: list[Floats] = []
-    for kind, severity, inputs in corruptions(x, seed):
+    for kind, severity, inputs in corruptions(x, moments, seed):
         merit = _merit(scores(inputs), y, classes)
         merits.append(merit)
         told.append(Corrupted(kind, severity, _quality(merit, classes), _drop(clean, merit, classes, seed)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Fitted, Part
     from espalier_trainer.evaluation.predecessor import Predecessor
-    from espalier_trainer.evaluation.robustness import Attack, Corrupted
+    from espalier_trainer.evaluation.robustness import Attack, Corrupted, Moments
     from espalier_trainer.evaluation.selective import Threshold
     from espalier_trainer.protocol import ScoreTransform
 
@@ -36,7 +36,7 @@ class Question:
     attack: Attack | None = None
     max_risk: float = selective.MAX_RISK
     certainty: float = selective.CONFIDENCE
-    safety: Part | None = None  # standardized rows on which every error is a violation
+    safety: Part | None = None  # scaled rows on which every error is a violation
     predecessor: Predecessor | None = None
 
 
@@ -48,12 +48,13 @@ class Subject:
     transforms: Sequence[ScoreTransform]
     temperature: float
     test: Dataset
-    x: npt.NDArray[np.float32]  # the test split, standardized
+    x: npt.NDArray[np.float32]  # the test split, scaled
     y: npt.NDArray[Any]  # class index or standardized value
     p: Floats | None  # probabilities of the test split; None for a regression
+    moments: Moments  # of the scaled training features
 
     def scores(self, x: npt.NDArray[np.float32]) -> Floats:
-        """Final scores of standardized rows, before temperature."""
+        """Final scores of scaled rows, before temperature."""
         scores = self.fitted.scores(x)
         for transform in self.transforms:
             scores = transform.apply(scores)
@@ -128,7 +129,12 @@ def _corrupted(subject: Subject, found: Findings, seed: int) -> None:
     rows = _sample(len(subject.test))
     classes = len(subject.test.classes)
     mean, found.corruptions = robustness.corrupted(
-        subject.scores, subject.x[rows], subject.y[rows], classes=classes, seed=rng.derive(seed, "corrupt")
+        subject.scores,
+        subject.x[rows],
+        subject.y[rows],
+        subject.moments,
+        classes=classes,
+        seed=rng.derive(seed, "corrupt"),
     )
     found.metrics["corruptionAccuracy" if classes else "corruptionRmse"] = mean
     found.notes["corruptions"] = [

@@ -1,4 +1,4 @@
-"""Builds the one graph that is served: raw features → standardize → model → temperature → outputs of the contract.
+"""Builds the one graph that is served: raw features → scaling → model → temperature → outputs of the contract.
 
 Written with onnx.helper, not traced: names, shapes and operators are exactly these, whatever engine or version made the weights.
 """
@@ -86,8 +86,8 @@ def served_graph(
     `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]. `plain` leaves rounding out.
     """
     graph = Graph(plain=plain)
-    centred = graph.add("Sub", ONNX_INPUT, graph.constant("mean", standardizer.mean.astype(np.float32)))
-    x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor.astype(np.float32)))
+    centred = graph.add("Sub", ONNX_INPUT, graph.constant("location", standardizer.location))
+    x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor))
     scores = fitted.graph(graph, x)
     for transform in transforms:
         scores = transform.graph(graph, scores)
@@ -103,7 +103,7 @@ def served_graph(
         scaled = graph.add("Mul", scores, graph.scalar(standardizer.target_scale))
         graph.add("Add", scaled, graph.scalar(standardizer.target_mean), output=ONNX_VALUE)
         outputs = [helper.make_tensor_value_info(ONNX_VALUE, TensorProto.FLOAT, ["N", 1])]
-    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.mean)])
+    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.location)])
     proto = helper.make_graph(graph.nodes, "espalier", [features], outputs, graph.constants)
     domains = {node.domain for node in graph.nodes}
     opsets = [helper.make_opsetid("", OPSET)] + (

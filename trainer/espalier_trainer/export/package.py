@@ -133,9 +133,9 @@ def golden_rows(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def drawn_rows(standardizer: Standardizer, rows: int, seed: int) -> npt.NDArray[np.float32]:
-    """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's mean and spread."""
-    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.mean)))
-    return np.asarray(standardizer.mean + noise * standardizer.spread, dtype=np.float32)
+    """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's location and spread."""
+    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.location)))
+    return np.asarray(standardizer.location + noise * standardizer.spread, dtype=np.float32)
 
 
 def reference(train: Dataset, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ random point of the ball, each projected back; the last point counts. trades (Zh
 largest KL(p(x) || p(x')) from x + 0.001 N(0, 1), and `mix` times that KL is added. For fgsm and pgd the loss of a row is
 (1 - mix) l(x) + mix l(x'), with the data loss that is in force.
 
-epsilon is in units of the standardized features, one standard deviation of the training rows each: standardization is the normalization
-that this system declares, and it is inside the graph. A raw radius r around a feature of deviation s is epsilon = r / s. There is no
-clipping to a range of valid inputs, for none is declared. Features that are constant in training stay as they are: the served graph
+epsilon is in units of the scaled features: one standard deviation of the training rows each, or with data.preprocessing.scaling minMax
+one range (8 of 255 grey levels are then 0.031). That scaling is the normalization that this system declares, and it is inside the
+graph. A raw radius r around a feature of deviation s is epsilon = r / s. There is no clipping to a range of valid inputs: minMax knows
+what training rows had, not what is valid. Features that are constant in training stay as they are: the served graph
 silences them, so no attack reaches the network through them.
 
 The search runs in evaluation mode, as in the authors' code of TRADES: no dropout mask hides the gradient, and running statistics of batch
@@ -119,9 +120,11 @@ class Adversarial(Regularizer[AdversarialConfig]):
         super().__init__(config)
         self._view: FitView | None = None
         self._ball = Ball(config.epsilon, config.norm)
+        self._unit = ""
 
     def plan(self, context: PlanContext) -> None:
         """trades compares class probabilities."""
+        self._unit = context.unit
         if context.regression and self.config.attack == "trades":
             raise InvalidConfigError(
                 "regularizers.adversarial.attack: trades compares class probabilities, and a regression has none; use pgd or fgsm"
@@ -178,4 +181,4 @@ class Adversarial(Regularizer[AdversarialConfig]):
 
     def notes(self) -> dict[str, Any]:
         """In which unit the ball is."""
-        return {"epsilon": self.config.epsilon, "unit": "standard deviations of each feature", "norm": self.config.norm}
+        return {"epsilon": self.config.epsilon, "unit": self._unit, "norm": self.config.norm}

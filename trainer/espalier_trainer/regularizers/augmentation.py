@@ -2,7 +2,7 @@
 of rows (swapNoise: of values) that are changed, `magnitude` m in 0..30 is RandAugment's scale (Cubuk et al. 2020),
 its ranges are in the functions below.
 
-Images are features in row-major order (channels, height, width). They are changed as pixels, before standardization:
+Images are features in row-major order (channels, height, width). They are changed as pixels, before scaling:
 shifting standardized pixels would move one pixel's scale to another's place. All draws are per row and from torch's
 generator.
 """

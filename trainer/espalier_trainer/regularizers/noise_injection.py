@@ -1,6 +1,7 @@
 """Noise injection: Gaussian noise of `std` times the scale of what it is added to. On the inputs of a linear model it is a ridge penalty
-with alpha = n std^2 (Bishop 1995). Sites: input (features are standardized, so std is in units of each feature's own), weight
-and activation (units of their root mean square), gradient (units of each gradient's root mean square; Neelakantan et al. 2015).
+with alpha = n std^2 (Bishop 1995). Sites: input (std is in units of the scaled features: of
+each one's deviation, or as data.preprocessing.scaling says), weight and activation (units of their root mean square), gradient (units
+of each gradient's root mean square; Neelakantan et al. 2015).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Folds of rows: disjoint, complete, the same on every machine for one seed; and the data of each fold, standardized by itself."""
+"""Folds of rows: disjoint, complete, the same on every machine for one seed; and the data of each fold, scaled by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from espalier_trainer.data import splits
 from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.errors import DataProblemError, InvalidConfigError
 from espalier_trainer.prepared import fit_data
-from espalier_trainer.preprocessing import Standardizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from espalier_trainer.engines import FitData, Part
     from espalier_trainer.prepared import Prepared
+    from espalier_trainer.preprocessing import Standardizer
 
     Rows = npt.NDArray[np.int64]
 
@@ -94,7 +94,7 @@ def joined(one: Dataset, other: Dataset) -> Dataset:
 
 
 def folds_of(prepared: Prepared, kind: str, count: int, seed: int, field: str) -> Iterator[Fold]:
-    """Each fold of the training and validation rows, standardized by its own fitting rows: a fold's judge has leaked nothing.
+    """Each fold of the training and validation rows, scaled by its own fitting rows: a fold's judge has leaked nothing.
 
     Test and calibration rows are in no fold. `field` names who asks.
     """
@@ -110,16 +110,15 @@ def folds_of(prepared: Prepared, kind: str, count: int, seed: int, field: str) -
             "train": pool.take(fits),
             "validation": pool.take(held),
         }
-        standardizer = Standardizer.fit(parts["train"])
+        standardizer = prepared.standardizer.again(parts["train"])
         data = replace(fit_data(parts, standardizer), extra=_again(prepared, standardizer))
         yield Fold(data, parts["validation"], standardizer)
 
 
 def _again(prepared: Prepared, standardizer: Standardizer) -> dict[str, Part]:
-    """Rows of other datasets, standardized by a fold's own standardizer instead of the job's."""
-    job = prepared.standardizer
-    raw = {name: part.x * job.spread + job.mean for name, part in prepared.fit.extra.items()}
-    return {name: replace(part, x=standardizer.apply(raw[name])) for name, part in prepared.fit.extra.items()}
+    """Rows of other datasets, scaled by a fold's own rows instead of the job's."""
+    extra = prepared.fit.extra.items()
+    return {name: replace(part, x=standardizer.apply(part.raw)) for name, part in extra if part.raw is not None}
 
 
 def whole(prepared: Prepared) -> Fold:

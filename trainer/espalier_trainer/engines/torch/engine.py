@@ -85,6 +85,7 @@ class TorchEngine:
             references=data.references,
             location=data.location,
             scale=data.scale,
+            unit=data.unit,
             image=self._image(),
             class_counts=tuple(np.bincount(data.train.y, minlength=data.classes).tolist()) if data.classes else (),
         )
