@@ -64,6 +64,8 @@ class ManifestTask(StatusModel):
     positive_class: str | None = None
     features: tuple[str, ...]
     """Columns of `input`, in order, raw: preprocessing is inside the graph."""
+    nullable: bool = False
+    """Whether a feature may be missing (null in JSON, NaN in the graph)."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     min_confidence: float | None = Field(default=None, ge=0, le=1)

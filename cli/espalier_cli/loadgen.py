@@ -85,8 +85,8 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _body(row: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    """The Open Inference Protocol request of one row; numbers in the shortest form that is the same float32."""
-    data = [float(str(value)) for value in row]
+    """The Open Inference Protocol request of one row; numbers in the shortest form that is the same float32, NaN as null."""
+    data = [None if np.isnan(value) else float(str(value)) for value in row]
     tensor = {"name": "input", "shape": [1, len(data)], "datatype": "FP32", "data": data}
     return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
 

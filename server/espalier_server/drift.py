@@ -2,7 +2,7 @@
 
 The reference is reference.json of the artifact: per feature the edges of the training data's deciles and the share of
 rows between them. A value on an edge belongs to the bin above it; values beyond the ends belong to the first and last
-bin.
+bin. A reference with `missing` has one more bin, the last, for rows that lack the value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _CHUNK_ROWS = 2048
 
 @dataclass(frozen=True, slots=True)
 class FeatureBins:
-    """The watched features: column numbers, inner edges padded with +inf [B-1, 1, F], and the number of bins of each.
+    """The watched features: column numbers, inner edges padded with +inf [B-1, 1, F], the number of bins of each, and the place of its
+    bin for missing values among all bins; None when no feature has one.
 
     The edges come first: numpy then adds whole rows instead of nine numbers at a time, seven times faster for a batch.
     """
@@ -38,6 +39,7 @@ class FeatureBins:
     edges: NDArray[np.float32]
     offsets: NDArray[np.intp]
     sizes: tuple[int, ...]
+    missing: NDArray[np.intp] | None = None
 
     @classmethod
     def of(cls, reference: Mapping[str, Any], features: Sequence[str]) -> FeatureBins:
@@ -50,13 +52,15 @@ class FeatureBins:
         edges = np.full((max(map(len, inner), default=0), 1, len(watched)), np.inf, dtype=np.float32)
         for place, found in enumerate(inner):
             edges[: len(found), 0, place] = found
-        sizes = tuple(len(found) + 1 for found in inner)
+        lacking = [bool(described[name].get("missing", False)) for _, name in watched]
+        sizes = tuple(len(found) + 1 + lacks for found, lacks in zip(inner, lacking, strict=True))
         return cls(
             names=tuple(name for _, name in watched),
             columns=np.array([column for column, _ in watched], dtype=np.intp),
             edges=edges,
             offsets=np.concatenate(([0], np.cumsum(sizes)[:-1])).astype(np.intp) if sizes else np.empty(0, np.intp),
             sizes=sizes,
+            missing=np.cumsum(sizes).astype(np.intp) - 1 if any(lacking) else None,
         )
 
     def series(self) -> list[tuple[str, str]]:
@@ -69,17 +73,19 @@ class FeatureBins:
         for start in range(0, len(rows), _CHUNK_ROWS):
             seen = rows[start : start + _CHUNK_ROWS, self.columns]
             bins = np.add.reduce(seen >= self.edges, axis=0, dtype=np.uint16) + self.offsets
+            if self.missing is not None:
+                bins = np.where(np.isnan(seen), self.missing, bins)
             total += np.bincount(bins.ravel(), minlength=len(total))
         return total
 
 
 def _inner_edges(name: str, described: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
     """The edges between bins; the outermost ones are dropped when the reference has them."""
-    problem = f"{REFERENCE}: features.{name}: needs edges (increasing numbers) and ratios (one more or one fewer, at most {MAX_BINS})"
+    problem = f"{REFERENCE}: features.{name}: needs edges (increasing) and ratios (one more or one fewer, at most {MAX_BINS}; one more if missing)"
     try:
         edges = np.asarray(described["edges"], dtype=np.float32)
-        bins = len(described["ratios"])
-    except (TypeError, KeyError, ValueError) as error:
+        bins = len(described["ratios"]) - bool(described.get("missing", False))
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ArtifactError(problem) from error
     if edges.ndim == 1 and len(edges) == bins + 1:
         edges = edges[1:-1]

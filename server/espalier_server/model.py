@@ -43,7 +43,7 @@ class Model(Protocol):
         ...
 
     def run(self, rows: Rows) -> Answer:
-        """Answer rows, float32 [N, features], finite. Raises ModelFailedError."""
+        """Answer rows, float32 [N, features], finite, or NaN where the task is nullable. Raises ModelFailedError."""
         ...
 
 

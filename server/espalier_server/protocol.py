@@ -69,7 +69,7 @@ def read_query(raw: bytes, task: ManifestTask, max_rows: int) -> Query:
     body = read_json(raw)
     if not isinstance(body, dict):
         raise InvalidRequestError("body", "must be a JSON object with inputs")
-    rows = decode(body.get("inputs"), len(task.features), max_rows)
+    rows = decode(body.get("inputs"), len(task.features), max_rows, nullable=task.nullable)
     return Query(rows, _request_id(body.get("id")), _wanted(body.get("outputs"), output_names(task)))
 
 
@@ -146,5 +146,6 @@ def describe_model(config: ServingConfig, task: ManifestTask, golden: GoldenRepo
             "task": task.type,
             "classes": list(task.classes),
             "features": list(task.features),
+            "nullable": task.nullable,
         },
     }

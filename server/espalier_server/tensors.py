@@ -2,7 +2,7 @@
 raise anything else.
 
 The protocol allows `data` nested or flattened in row-major order; both are accepted, and only finite numbers that fit
-float32 pass.
+float32 pass. Models whose manifest says `nullable` also take null, which is a missing value: NaN in the graph.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _RANGES: Final = {name: np.iinfo(name.lower()) for name in _INTEGERS}
 _RANK: Final = 2
 
 
-def decode(inputs: Any, features: int, max_rows: int) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
-    """The one input tensor as float32 [rows, features], contiguous. Raises InvalidRequestError."""
+def decode(inputs: Any, features: int, max_rows: int, *, nullable: bool = False) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
+    """The one input tensor as float32 [rows, features], contiguous; null is NaN. Raises InvalidRequestError."""
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise InvalidRequestError("inputs", f"must be a list with one tensor named {ONNX_INPUT!r}")
     tensor: Mapping[str, Any] = inputs[0]
@@ -39,7 +39,7 @@ def decode(inputs: Any, features: int, max_rows: int) -> NDArray[np.float32]:  #
     if datatype not in ACCEPTED:
         raise InvalidRequestError("inputs[0].datatype", f"must be one of {', '.join(ACCEPTED)}, is {_short(datatype)}")
     rows = _rows(tensor.get("shape"), features, max_rows)
-    return _numbers(tensor.get("data"), datatype, rows, features)
+    return _numbers(tensor.get("data"), datatype, rows, features, nullable=nullable)
 
 
 def _rows(shape: Any, features: int, max_rows: int) -> int:  # noqa: ANN401 - whatever JSON held
@@ -54,13 +54,14 @@ def _rows(shape: Any, features: int, max_rows: int) -> int:  # noqa: ANN401 - wh
     return rows
 
 
-def _numbers(data: Any, datatype: str, rows: int, features: int) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
+def _numbers(data: Any, datatype: str, rows: int, features: int, *, nullable: bool) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
     flat = _flatten(data, rows, features)
-    _check_kinds(flat, datatype)
+    _check_kinds(flat, datatype, nullable=nullable)
     with np.errstate(over="ignore"):
         numbers = np.array(flat, dtype=np.float64).astype(np.float32)  # no integer of JSON text is beyond a double
-    if not np.isfinite(numbers).all():
-        where = int(np.flatnonzero(~np.isfinite(numbers))[0])
+    finite = np.isfinite(numbers) | (np.isnan(numbers) if nullable else False)  # JSON has no NaN: it was null
+    if not finite.all():
+        where = int(np.flatnonzero(~finite)[0])
         raise InvalidRequestError(
             f"inputs[0].data[{where}]", f"must be finite and within FP32, is {_short(flat[where])}"
         )
@@ -87,20 +88,24 @@ def _flatten(data: Any, rows: int, features: int) -> list[Any]:  # noqa: ANN401 
     return flat
 
 
-def _check_kinds(flat: list[Any], datatype: str) -> None:
-    """The items are of the kind that `datatype` promises: no text, no null, no list, no fraction in an integer
+def _check_kinds(flat: list[Any], datatype: str, *, nullable: bool) -> None:
+    """The items are of the kind that `datatype` promises: no text, no null unless `nullable`, no list, no fraction in an integer
     tensor.
     """
-    kinds = set(map(type, flat))
+    there = [value for value in flat if value is not None] if nullable else flat
+    if not there:
+        return
+    kinds = set(map(type, there))
     if datatype in _FLOATS:
         fits = kinds <= {int, float}
     elif datatype == "BOOL":
-        fits = kinds <= {bool, int} and min(flat) >= 0 and max(flat) <= 1
+        fits = kinds <= {bool, int} and min(there) >= 0 and max(there) <= 1
     else:
         limits = _RANGES[datatype]
-        fits = kinds == {int} and min(flat) >= limits.min and max(flat) <= limits.max
+        fits = kinds == {int} and min(there) >= limits.min and max(there) <= limits.max
     if not fits:
-        where, value = next((index, value) for index, value in enumerate(flat) if not _is_of(value, datatype))
+        wrong = ((i, v) for i, v in enumerate(flat) if not _is_of(v, datatype) and not (nullable and v is None))
+        where, value = next(wrong)
         raise InvalidRequestError(f"inputs[0].data[{where}]", f"must be a number of {datatype}, is {_short(value)}")
 
 

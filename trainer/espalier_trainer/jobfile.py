@@ -66,6 +66,7 @@ def data_spec(job: TrainingJob) -> DataSpec:
         groups=tuple(dict.fromkeys((*data.group_columns, *job.group_metrics, *fairness))),
         time=data.time_column,
         excluded=tuple(owned),
+        nullable=data.preprocessing is not None and data.preprocessing.imputation is not None,
     )
 
 

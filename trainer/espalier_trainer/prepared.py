@@ -49,7 +49,7 @@ def fit_data(
         train=part("train"),
         validation=part("validation") if len(parts["validation"]) else None,
         classes=len(train.classes),
-        features=train.features,
+        features=standardizer.names,
         splits=frozenset(name for name, one in parts.items() if len(one)),
         target_scale=standardizer.target_scale,
         location=standardizer.location,

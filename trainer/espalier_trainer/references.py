@@ -234,6 +234,11 @@ def ready(
 def _reference(fetched: Fetched, parts: Mapping[str, Dataset], standardizer: Standardizer) -> Reference:
     runtime = import_module("espalier_trainer.evaluation.latency").Runtime(fetched.files[artifact.MODEL_ONNX])
     tensors = import_module("safetensors.numpy")
+    if not fetched.manifest.task.nullable and any(np.isnan(part.x).any() for part in parts.values()):
+        raise InvalidConfigError(
+            f"R33: references.{fetched.at.model}: features are missing in some rows, and {fetched.at.version} was trained without "
+            "data.preprocessing.imputation; train it again with it, or fill the snapshot"
+        )
     scores = {name: _scores(runtime, part, standardizer) for name, part in parts.items() if len(part)}
     weights, fisher = (
         tensors.load(fetched.files[f]) if f in fetched.files else {} for f in (artifact.MODEL_WEIGHTS, FISHER)

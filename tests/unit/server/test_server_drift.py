@@ -67,6 +67,14 @@ def test_a_reference_without_features_counts_nothing() -> None:
     assert FeatureBins.of({}, ["a"]).count(np.zeros((2, 1), dtype=np.float32)).tolist() == []
 
 
+def test_missing_values_have_a_bin_of_their_own() -> None:
+    shares = {"edges": [0.0, 1.0], "ratios": [0.25, 0.25, 0.25, 0.25], "missing": True}
+    bins = FeatureBins.of(reference(a=shares, b=described([0.5], 2)), ["a", "b"])
+    assert bins.series()[:4] == [("a", "0"), ("a", "1"), ("a", "2"), ("a", "3")]
+    rows = np.array([[np.nan, 0.0], [0.5, 1.0], [7.0, 0.0], [np.nan, 0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(bins.count(rows), [0, 1, 1, 2, 3, 1])
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -80,6 +88,7 @@ def test_a_reference_without_features_counts_nothing() -> None:
         {"edges": [1.0], "ratios": 7},
         {"edges": [1.0, 2.0], "ratios": [0.5, 0.5]},
         {"edges": [float("nan"), 1.0], "ratios": [0.3, 0.3, 0.4]},
+        {"edges": [1.0], "ratios": [0.5, 0.5], "missing": True},
     ],
 )
 def test_a_broken_reference_is_refused_by_name(broken: Any) -> None:

@@ -89,6 +89,24 @@ def test_a_refusal_names_the_field(inputs: Any, field: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+def test_null_is_a_missing_value_where_the_model_may_miss_it() -> None:
+    rows = decode(tensor(data=[1.0, None, 3.0, None, None, 6.0]), 3, 10, nullable=True)
+    np.testing.assert_array_equal(rows, [[1.0, np.nan, 3.0], [np.nan, np.nan, 6.0]])
+    assert rows.dtype == np.float32
+    ones = decode(tensor(data=[True, None, 1, None, None, None], datatype="BOOL"), 3, 10, nullable=True)
+    np.testing.assert_array_equal(ones, [[1, np.nan, 1], [np.nan] * 3])
+    assert np.isnan(decode(tensor(data=[None] * 6, datatype="INT8"), 3, 10, nullable=True)).all()
+
+
+@pytest.mark.parametrize("value, at", [("x", 2), (1e300, 2), ([None], 2), (True, 2)])
+def test_beside_null_everything_else_is_still_checked(value: Any, at: int) -> None:
+    data = [1.0, None, 3.0, 4.0, 5.0, 6.0]
+    data[at] = value
+    with pytest.raises(InvalidRequestError) as caught:
+        decode(tensor(data=data), 3, 10, nullable=True)
+    assert caught.value.field == f"inputs[0].data[{at}]"
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

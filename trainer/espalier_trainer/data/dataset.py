@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -34,11 +34,12 @@ class DataSpec:
     groups: tuple[str, ...] = ()
     time: str | None = None
     excluded: tuple[str, ...] = ()  # columns that other blocks own
+    nullable: bool = False  # features may lack values
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`x` (n, features) float32 as a server would receive it; `y` (n,) int64 class index or float64 value."""
+    """`x` (n, features) float32 as a server would receive it, NaN where a value is missing; `y` (n,) int64 class index or float64 value."""
 
     features: tuple[str, ...]
     classes: tuple[str, ...]  # empty for regression
@@ -56,15 +57,14 @@ class Dataset:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
         """The given rows, in the given order."""
-        return Dataset(
-            self.features,
-            self.classes,
-            self.x[rows],
-            self.y[rows],
-            None if self.weight is None else self.weight[rows],
-            None if self.sample_weight is None else self.sample_weight[rows],
-            {name: values[rows] for name, values in self.groups.items()},
-            None if self.time is None else self.time[rows],
+        return replace(
+            self,
+            x=self.x[rows],
+            y=self.y[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            sample_weight=None if self.sample_weight is None else self.sample_weight[rows],
+            groups={name: values[rows] for name, values in self.groups.items()},
+            time=None if self.time is None else self.time[rows],
         )
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ def build(table: Table, spec: DataSpec) -> Dataset:
                 f"data.{role}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
             )
     features = _features(table, spec)
-    x = np.stack([_feature(table, name) for name in features], axis=1)
+    x = np.stack([_feature(table, name, nullable=spec.nullable) for name in features], axis=1)
     target = table.columns[spec.target]
     classes: tuple[str, ...] = ()
     y: npt.NDArray[Any]
@@ -125,8 +125,10 @@ def _first(table: Table, column: str, bad: npt.NDArray[np.bool_], what: str) -> 
     return DataProblemError(f"{table.where(row)}, column {column!r}: {what} ({int(bad.sum())} of {table.rows} rows)")
 
 
-def _numbers(table: Table, column: str, role: str) -> npt.NDArray[np.float64]:
+def _numbers(table: Table, column: str, role: str, *, nullable: bool = False) -> npt.NDArray[np.float64]:
     values = table.columns[column]
+    if nullable and values.dtype == object and all(value is None for value in values):
+        return np.full(len(values), np.nan)  # a column without any value has no type
     if not (np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_):
         sample = next((table.shown(v) for v in values if v is not None), "nothing")
         raise DataProblemError(
@@ -134,14 +136,15 @@ def _numbers(table: Table, column: str, role: str) -> npt.NDArray[np.float64]:
             + ("encode it or add it to data.features.exclude" if role == "feature" else "fix the snapshot")
         )
     numbers = values.astype(np.float64)
-    bad = ~np.isfinite(numbers)
-    if bad.any():
-        raise _first(table, column, bad, f"{role} is missing, NaN or infinite")
+    if (bad := np.isinf(numbers) if nullable else ~np.isfinite(numbers)).any():
+        what = "infinite" if nullable else "missing, NaN or infinite"
+        remedy = "; declare data.preprocessing.imputation to allow missing values" if role == "feature" else ""
+        raise _first(table, column, bad, f"{role} is {what}{'' if nullable else remedy}")
     return numbers
 
 
-def _feature(table: Table, column: str) -> npt.NDArray[np.float32]:
-    numbers = _numbers(table, column, "feature")
+def _feature(table: Table, column: str, *, nullable: bool) -> npt.NDArray[np.float32]:
+    numbers = _numbers(table, column, "feature", nullable=nullable)
     too_big = np.abs(numbers) > np.finfo(np.float32).max
     if too_big.any():
         raise _first(table, column, too_big, "feature does not fit 32-bit floats, which is what is served")

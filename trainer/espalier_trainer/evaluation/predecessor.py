@@ -33,6 +33,7 @@ class Predecessor:
     metrics: Mapping[str, MetricValue] = field(default_factory=dict)
     temperature: float | None = None
     model: bytes | None = None
+    nullable: bool = False  # it can answer rows in which values are missing
 
     def predicted(
         self, x: npt.NDArray[np.float32], features: tuple[str, ...], classes: tuple[str, ...]
@@ -41,6 +42,8 @@ class Predecessor:
         if self.model is None or not self.classes or not classes or set(self.features) - set(features):
             return None
         columns = [features.index(name) for name in self.features]
+        if not self.nullable and np.isnan(x[:, columns]).any():
+            return None
         index = {name: i for i, name in enumerate(classes)}
         labels = Runtime(self.model)(np.ascontiguousarray(x[:, columns]))[artifact.ONNX_LABEL]
         return np.asarray([index.get(name, -1) for name in self.classes], dtype=np.int64).take(labels)
@@ -59,7 +62,13 @@ def load(store: ObjectStore, version: str) -> Predecessor | None:
         return None
     task = manifest.task
     return Predecessor(
-        version, task.features, task.classes, manifest.metrics, _temperature(store), _verified(store, manifest)
+        version,
+        task.features,
+        task.classes,
+        manifest.metrics,
+        _temperature(store),
+        _verified(store, manifest),
+        task.nullable,
     )
 
 

@@ -154,7 +154,9 @@ def _beside(subject: Subject, predecessor: Predecessor | None, found: Findings) 
     test = subject.test
     before = predecessor.predicted(test.x, test.features, test.classes)
     if before is None:
-        found.notes["churn"] = f"{predecessor.version} cannot answer these rows: other features, or no usable graph"
+        found.notes["churn"] = (
+            f"{predecessor.version} cannot answer these rows: other features, missing values, or no usable graph"
+        )
         return
     assert subject.p is not None  # noqa: S101 - the caller asked
     found.metrics["churn"] = variance.churn(before, subject.p.argmax(axis=1), test.weight)

@@ -1,4 +1,4 @@
-"""Builds the one graph that is served: raw features → scaling → model → temperature → outputs of the contract.
+"""Builds the one graph that is served: raw features → preprocessing → model → temperature → outputs of the contract.
 
 Written with onnx.helper, not traced: names, shapes and operators are exactly these, whatever engine or version made the weights.
 """
@@ -28,6 +28,9 @@ IR_VERSION: Final = 9  # read by every onnxruntime since 1.15
 
 class Graph:
     """A growing list of nodes; values are named by what made them. `plain` asks for layers as they were before rounding."""
+
+    FLOAT: Final = TensorProto.FLOAT
+    INT64: Final = TensorProto.INT64
 
     def __init__(self, *, plain: bool = False) -> None:
         self.plain = plain
@@ -86,9 +89,7 @@ def served_graph(
     `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]. `plain` leaves rounding out.
     """
     graph = Graph(plain=plain)
-    centred = graph.add("Sub", ONNX_INPUT, graph.constant("location", standardizer.location))
-    x = graph.add("Mul", centred, graph.constant("factor", standardizer.factor))
-    scores = fitted.graph(graph, x)
+    scores = fitted.graph(graph, standardizer.append(graph, ONNX_INPUT))
     for transform in transforms:
         scores = transform.graph(graph, scores)
     if classes:
@@ -103,7 +104,7 @@ def served_graph(
         scaled = graph.add("Mul", scores, graph.scalar(standardizer.target_scale))
         graph.add("Add", scaled, graph.scalar(standardizer.target_mean), output=ONNX_VALUE)
         outputs = [helper.make_tensor_value_info(ONNX_VALUE, TensorProto.FLOAT, ["N", 1])]
-    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.location)])
+    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.features)])
     proto = helper.make_graph(graph.nodes, "espalier", [features], outputs, graph.constants)
     domains = {node.domain for node in graph.nodes}
     opsets = [helper.make_opsetid("", OPSET)] + (

@@ -64,9 +64,15 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
         classes=data.classes,
         positive_class=job.task.positive_class,
         features=data.features,
+        nullable=nullable(job),
         inputs=(Tensor(name=artifact.ONNX_INPUT, datatype="FP32", shape=shape),),
         outputs=outputs,
     )
+
+
+def nullable(job: TrainingJob) -> bool:
+    """Whether features may be missing."""
+    return job.data.preprocessing is not None and job.data.preprocessing.imputation is not None
 
 
 def answers(
@@ -134,18 +140,27 @@ def golden_rows(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def drawn_rows(standardizer: Standardizer, rows: int, seed: int) -> npt.NDArray[np.float32]:
     """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's location and spread."""
-    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.location)))
-    return np.asarray(standardizer.location + noise * standardizer.spread, dtype=np.float32)
+    columns = slice(len(standardizer.features))  # what follows are features made of these
+    location, spread = standardizer.location[columns], standardizer.spread[columns]
+    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.features)))
+    return np.asarray(location + noise * spread, dtype=np.float32)
 
 
-def reference(train: Dataset, metrics: Mapping[str, MetricValue]) -> dict[str, Any]:
-    """Deciles of every training feature and the share of rows per bin, bins closed on the left like the server's; baseline rates."""
-    features: dict[str, Any] = {}
-    for column, name in enumerate(train.features):
-        values = train.x[:, column]
-        edges = np.unique(np.quantile(values, DECILES).astype(np.float32))
-        counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
-        features[name] = {"edges": edges.tolist(), "ratios": (counts / len(values)).tolist()}
+def bins(values: npt.NDArray[np.float32], *, missing: bool) -> dict[str, Any]:
+    """Deciles of the values that are there, and the share of rows per bin, closed on the left like the server's; the last bin is that of
+    missing ones.
+    """
+    known = values[~np.isnan(values)]
+    edges = np.unique(np.quantile(known, DECILES).astype(np.float32))
+    counts = np.bincount(np.searchsorted(edges, known, side="right"), minlength=len(edges) + 1).tolist()
+    counts += [len(values) - len(known)] if missing else []
+    told = {"edges": edges.tolist(), "ratios": [count / len(values) for count in counts]}
+    return told | {"missing": True} if missing else told
+
+
+def reference(train: Dataset, metrics: Mapping[str, MetricValue], *, missing: bool = False) -> dict[str, Any]:
+    """The distribution of every training feature, and baseline rates; `missing` tells that features may be."""
+    features = {name: bins(train.x[:, column], missing=missing) for column, name in enumerate(train.features)}
     told: dict[str, Any] = {"features": features, **{name: value.value for name, value in metrics.items()}}
     if train.classes:
         shares = np.bincount(train.y, minlength=len(train.classes)) / len(train)
@@ -225,7 +240,7 @@ def build(
     )
     files |= pictures.draw(report, first)
     files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
-    files[artifact.REFERENCE] = _json(reference(data, told))
+    files[artifact.REFERENCE] = _json(reference(data, told, missing=nullable(job)))
     files[artifact.MODEL_CARD] = model_card(
         provenance, task_of(provenance.job, data), engine, told, report, first, files
     ).encode()
@@ -233,10 +248,15 @@ def build(
 
 
 def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.NDArray[np.float32]:
-    """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's."""
-    if job.regularizers.privacy is None:
-        return test.x
-    return drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
+    """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's. Where features may be missing, the
+    last row has none.
+    """
+    rows = test.x.copy()
+    if job.regularizers.privacy is not None:
+        rows = drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
+    if nullable(job):
+        rows[-1] = np.nan
+    return rows
 
 
 def _beside(

@@ -14,6 +14,7 @@ import numpy as np
 
 from espalier_api.preprocessing import Preprocessing
 from espalier_trainer.preprocessing import scaling
+from espalier_trainer.preprocessing.imputation import SUFFIX, Imputation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,31 +22,57 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from espalier_trainer.data.dataset import Dataset
+    from espalier_trainer.export.graph import Graph
 
 DEFAULT: Final = Preprocessing()
 
 
 @dataclass(frozen=True, slots=True)
 class Standardizer:
-    """x -> (x - location) * factor per feature, in float32 like the served graph; `target_*` is 0 and 1 for classification."""
+    """Raw columns -> impute -> x -> (x - location) * factor per feature, in float32 like the served graph; `target_*` is 0 and 1 for
+    classification.
+    """
 
-    features: tuple[str, ...]
-    location: npt.NDArray[np.float32]
+    features: tuple[str, ...]  # raw columns, as they are served
+    location: npt.NDArray[np.float32]  # of each of `names`
     factor: npt.NDArray[np.float32]  # 0 for a feature that is constant in training
     target_mean: float = 0.0
     target_scale: float = 1.0
     declared: Preprocessing = DEFAULT
+    imputation: Imputation | None = None
 
     @classmethod
     def fit(cls, train: Dataset, declared: Preprocessing | None = None) -> Standardizer:
         """From the training rows alone; nothing declared means standardization."""
-        declared = declared or DEFAULT
-        location, factor = scaling.fit(declared.scaling, train.x.astype(np.float64))
+        declared, imputation = declared or DEFAULT, None
+        if declared.imputation is not None:
+            imputation = Imputation.fit(
+                declared.imputation, train.features, train.x.astype(np.float64), len(train.features)
+            )
+        return cls._scaled(train, declared, imputation)
+
+    @classmethod
+    def _scaled(cls, train: Dataset, declared: Preprocessing, imputation: Imputation | None) -> Standardizer:
+        """The steps before are known; what they make of the training rows decides the scale."""
+        nothing = np.empty(0, dtype=np.float32)
+        steps = cls(train.features, nothing, nothing, declared=declared, imputation=imputation)
+        location, factor = scaling.fit(declared.scaling, steps.unscaled(train.x).astype(np.float64), steps.untouched)
         target_mean, target_scale = 0.0, 1.0
         if train.regression:
             target_mean, target_scale = float(train.y.mean()), float(train.y.std()) or 1.0
         moved = location.astype(np.float32), factor.astype(np.float32)
-        return cls(train.features, *moved, target_mean, target_scale, declared)
+        return cls(train.features, *moved, target_mean, target_scale, declared, imputation)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features that a model sees: what `target` globs over."""
+        flagged = () if self.imputation is None else self.imputation.flagged
+        return (*self.features, *(f"{self.features[i]}{SUFFIX}" for i in flagged))
+
+    @property
+    def untouched(self) -> npt.NDArray[np.bool_]:
+        """(names,): True for features that are 0 or 1 and stay so."""
+        return np.asarray([i >= len(self.features) for i in range(len(self.names))], dtype=np.bool_)
 
     @property
     def spread(self) -> npt.NDArray[np.float32]:
@@ -65,8 +92,24 @@ class Standardizer:
         return scaled.mean(axis=0, dtype=np.float64), scaled.std(axis=0, dtype=np.float64)
 
     def apply(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Raw (rows, features) to scaled, with the graph's own operations in its own precision."""
-        return np.asarray((x - self.location) * self.factor, dtype=np.float32)
+        """Raw (rows, columns) to what models see (rows, names), with the graph's own operations in its own precision."""
+        return np.asarray((self.unscaled(x) - self.location) * self.factor, dtype=np.float32)
+
+    def unscaled(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Everything but the last step: raw (rows, columns) to (rows, names)."""
+        if self.imputation is None:
+            return x
+        return np.concatenate([self.imputation.apply(x), self.imputation.flags(x)], axis=1)
+
+    def append(self, graph: Graph, raw: str) -> str:
+        """`apply` as nodes."""
+        x = raw
+        if self.imputation is not None:
+            x = self.imputation.append(graph, raw)
+            if self.imputation.flagged:
+                x = graph.add("Concat", x, self.imputation.append_flags(graph, raw), axis=1)
+        centred = graph.add("Sub", x, graph.constant("location", self.location))
+        return graph.add("Mul", centred, graph.constant("factor", self.factor))
 
     def target(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Class indices stay; values are standardized."""
@@ -77,8 +120,11 @@ class Standardizer:
         return np.asarray(scores[:, 0] * self.target_scale + self.target_mean)
 
     def again(self, train: Dataset) -> Standardizer:
-        """The same steps, fitted to other training rows."""
-        return Standardizer.fit(train, self.declared)
+        """The same steps, fitted to other training rows, with the same `names`."""
+        imputation = self.imputation
+        if imputation is not None and self.declared.imputation is not None:
+            imputation = imputation.again(self.declared.imputation, train.features, train.x.astype(np.float64))
+        return self._scaled(train, self.declared, imputation)
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Standardizer:
@@ -86,15 +132,18 @@ class Standardizer:
 
         ValueError when its digest says that there was more.
         """
+        declared = told.get("declared", {})
+        features, imputed = tuple(told["features"]), told.get("impute")
         scale = told["scale"] if "scale" in told else {"kind": "standard", **told["standardize"]}
         location, factor = scale["location"] if "location" in scale else scale["mean"], scale["factor"]
         found = cls(
-            tuple(told["features"]),
+            features,
             np.asarray(location, dtype=np.float32),
             np.asarray(factor, dtype=np.float32),
             float(told["target"]["mean"]),
             float(told["target"]["scale"]),
-            Preprocessing(scaling=scale["kind"]),
+            Preprocessing.model_validate({**declared, "scaling": scale["kind"]}),
+            None if imputed is None else Imputation.from_json(imputed, features),
         )
         if found.to_json()["digest"] != told["digest"]:
             raise ValueError("it holds steps that this release does not know")
@@ -104,14 +153,17 @@ class Standardizer:
         """What was done and a digest of it, for preprocessing.json. Standardization alone is told as it always was, digest included."""
         steps: dict[str, Any] = {
             "features": list(self.features),
-            **self._scale(),
+            **self._steps(),
             "target": {"mean": self.target_mean, "scale": self.target_scale},
         }
         digest = hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()
         return {**steps, "insideGraph": True, "digest": f"sha256:{digest}"}
 
-    def _scale(self) -> dict[str, Any]:
+    def _steps(self) -> dict[str, Any]:
         location, factor = self.location.tolist(), self.factor.tolist()
+        told: dict[str, Any] = {"scale": {"kind": self.declared.scaling, "location": location, "factor": factor}}
         if self.declared.scaling == "standard":
-            return {"standardize": {"mean": location, "factor": factor}}
-        return {"scale": {"kind": self.declared.scaling, "location": location, "factor": factor}}
+            told = {"standardize": {"mean": location, "factor": factor}}
+        if self.imputation is not None:
+            told |= {"impute": self.imputation.to_json(self.features), "declared": self.declared.dump()}
+        return told

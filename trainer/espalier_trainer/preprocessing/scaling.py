@@ -22,8 +22,8 @@ UNITS: Final[dict[Scaling, str]] = {
 """What 1 means after each scaling."""
 
 
-def fit(kind: Scaling, x: Floats) -> tuple[Floats, Floats]:
-    """(location, factor), each (features,), of training rows (rows, features); all in double precision.
+def fit(kind: Scaling, x: Floats, untouched: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """(location, factor), each (features,), of training rows (rows, features); all in double precision. `untouched` (features,) stay.
 
     A feature that is constant has factor 0, whatever the scaling: nothing was learned about it, so no served value of it may speak.
     Where only the middle half is constant, robust takes the standard deviation.
@@ -32,6 +32,7 @@ def fit(kind: Scaling, x: Floats) -> tuple[Floats, Floats]:
     # a spread that float32 cannot tell from rounding of the mean is a constant
     varies = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-12)
     location, spread = _measured(kind, x, mean, deviation)
+    location, spread = np.where(untouched, 0.0, location), np.where(untouched, 1.0, spread)
     return location, np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
 
 

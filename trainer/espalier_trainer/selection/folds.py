@@ -9,7 +9,6 @@ import numpy as np
 
 from espalier_trainer import rng
 from espalier_trainer.data import splits
-from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.errors import DataProblemError, InvalidConfigError
 from espalier_trainer.prepared import fit_data
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import FitData, Part
     from espalier_trainer.prepared import Prepared
     from espalier_trainer.preprocessing import Standardizer
@@ -81,15 +81,14 @@ def joined(one: Dataset, other: Dataset) -> Dataset:
     def both(a: npt.NDArray[np.float64] | None, b: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64] | None:
         return None if a is None or b is None else np.concatenate([a, b])
 
-    return Dataset(
-        one.features,
-        one.classes,
-        np.concatenate([one.x, other.x]),
-        np.concatenate([one.y, other.y]),
-        both(one.weight, other.weight),
-        both(one.sample_weight, other.sample_weight),
-        {name: np.concatenate([values, other.groups[name]]) for name, values in one.groups.items()},
-        both(one.time, other.time),
+    return replace(
+        one,
+        x=np.concatenate([one.x, other.x]),
+        y=np.concatenate([one.y, other.y]),
+        weight=both(one.weight, other.weight),
+        sample_weight=both(one.sample_weight, other.sample_weight),
+        groups={name: np.concatenate([values, other.groups[name]]) for name, values in one.groups.items()},
+        time=both(one.time, other.time),
     )
 
 
