@@ -251,12 +251,10 @@ def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.
     """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's. Where features may be missing, the
     last row has none.
     """
-    rows = test.x.copy()
+    rows = test.x
     if job.regularizers.privacy is not None:
         rows = drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
-    if nullable(job):
-        rows[-1] = np.nan
-    return rows
+    return np.vstack([rows[:-1], np.full_like(rows[-1:], np.nan)]) if nullable(job) else rows
 
 
 def _beside(
