@@ -81,7 +81,7 @@ class FeatureBins:
 
 def _inner_edges(name: str, described: Any) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
     """The edges between bins; the outermost ones are dropped when the reference has them."""
-    problem = f"{REFERENCE}: features.{name}: needs edges (increasing) and ratios (one more or one fewer, at most {MAX_BINS}; one more if missing)"
+    problem = f"{REFERENCE}: features.{name}: needs edges (increasing) and ratios (one more or one fewer, at most {MAX_BINS})"
     try:
         edges = np.asarray(described["edges"], dtype=np.float32)
         bins = len(described["ratios"]) - bool(described.get("missing", False))
