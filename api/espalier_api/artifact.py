@@ -24,6 +24,9 @@ LINEAGE: Final = "lineage.json"
 MODEL_CARD: Final = "MODEL_CARD.md"
 PICTURES: Final = "pictures/"
 """Prefix of pictures; the only names with a slash."""
+EVIDENTLY_HTML: Final = "evidently.html"
+"""Drift and performance of the test rows for people; the same numbers for programs are in EVIDENTLY_JSON."""
+EVIDENTLY_JSON: Final = "evidently.json"
 SBOM: Final = "sbom.cdx.json"
 SIGNATURE: Final = "model.sig"
 ALIASES: Final = "aliases.json"
@@ -113,6 +116,8 @@ class Manifest(StatusModel):
     """Engine and version, e.g. `torch 2.6.0`."""
     files: dict[str, FileEntry]
     metrics: dict[str, MetricValue]
+    tracking: dict[str, str] = Field(default_factory=dict)
+    """Where each tracker of training.tracking can be read: an address, or a file's name."""
 
 
 def version_digest(manifest: bytes) -> str:

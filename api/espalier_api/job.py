@@ -8,7 +8,16 @@ from espalier_api import names
 from espalier_api.evaluation import BUDGETED, Gate
 from espalier_api.kubernetes import ObjectMeta
 from espalier_api.model import ReferenceStatus, RegularizedModelSpec, VersionStatus
-from espalier_api.training import JobArtifact, JobCheckpoint, JobModel, JobReference, JobSigning, TrainingJob
+from espalier_api.model_spec import Tracking
+from espalier_api.training import (
+    JobArtifact,
+    JobCheckpoint,
+    JobModel,
+    JobReference,
+    JobSigning,
+    JobTracking,
+    TrainingJob,
+)
 
 
 def training_job(
@@ -49,6 +58,7 @@ def training_job(
         ),
         image=image,
         signing=JobSigning(secret=spec.artifacts.signing.key_secret_ref.name) if spec.artifacts.signing else None,
+        tracking=_tracking(spec, names.tracking_prefix(root, *place, version.version)),
         latency_gate=any(gate.metric == "latencyP95Seconds" for gate in gates),
         group_metrics=tuple(sorted({gate.group for gate in gates if gate.group is not None})),
         robustness=spec.evaluation.robustness,
@@ -64,6 +74,12 @@ def _rendezvous(meta: ObjectMeta, spec: RegularizedModelSpec, version: VersionSt
     if spec.training.nodes == 1:
         return ""
     return names.rendezvous(names.job_name(meta.name, version.version, attempt), meta.namespace)
+
+
+def _tracking(spec: RegularizedModelSpec, uri: str) -> JobTracking | None:
+    """None when the spec names no tracker."""
+    asked = spec.training.tracking
+    return JobTracking(uri=uri, **dict(asked)) if asked is not None and asked != Tracking() else None
 
 
 def _budgets(gates: Iterable[Gate]) -> dict[str, float]:

@@ -119,6 +119,8 @@ class VersionStatus(StatusModel):
     diagnosis: tuple[Diagnosis, ...] = Field(default=(), max_length=8)
     pictures: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=16)
     """Names below the version's prefix in the store, e.g. `pictures/reliability.png`."""
+    tracking: dict[str, Annotated[str, Field(max_length=1024)]] = Field(default_factory=dict, max_length=8)
+    """Tracker -> where to read it: a run's page, event files in the store, or a name below the version's prefix (`evidently.html`)."""
 
 
 class TrialsStatus(StatusModel):

@@ -37,11 +37,11 @@ class Checkpoint(ApiModel):
 
 
 class Tensorboard(ApiModel):
-    """Event files beside the artifact."""
+    """Event files below <artifacts.uri>/<namespace>/<model>/.tracking/v<N>/tensorboard/, renewed while the fit runs."""
 
 
 class Wandb(ApiModel):
-    """Weights & Biases."""
+    """Weights & Biases. Needs a trainer image with espalier[wandb]."""
 
     secret_ref: LocalReference
     """Secret with WANDB_API_KEY."""
@@ -50,20 +50,29 @@ class Wandb(ApiModel):
 
 
 class Mlflow(ApiModel):
-    """An MLflow tracking server."""
+    """An MLflow tracking server. Needs a trainer image with espalier[mlflow]."""
 
-    uri: Annotated[str, StringConstraints(pattern=r"^https?://", max_length=1024)]
-    """Its address."""
+    uri: Annotated[str, StringConstraints(pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$", max_length=512)]
+    """Its address, without credentials: those stand in the Secret."""
     secret_ref: LocalReference | None = None
     """Secret with MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN."""
 
 
+class Evidently(ApiModel):
+    """Drift and performance of test rows against training rows, a page in the artifact. Needs a trainer image with espalier[evidently]."""
+
+
 class Tracking(ApiModel):
-    """Where curves are sent besides /metrics."""
+    """Where curves are sent besides /metrics. A tracker that fails while it trains never fails the training."""
 
     tensorboard: Tensorboard | None = None
+    """Event files in the store."""
     wandb: Wandb | None = None
+    """One run per version."""
     mlflow: Mlflow | None = None
+    """One run per version, in the experiment <namespace>/<model>."""
+    evidently: Evidently | None = None
+    """evidently.html in the artifact."""
 
 
 class Training(ApiModel):

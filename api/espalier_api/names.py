@@ -69,6 +69,10 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 S3_REQUIRED_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_OPTIONAL_KEYS: Final = ("AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_REGION")
 
+# Keys of the Secrets of spec.training.tracking; MLflow asks for what its server wants.
+WANDB_KEYS: Final = ("WANDB_API_KEY",)
+MLFLOW_KEYS: Final = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+
 MODEL_NAME_MAX: Final = 50
 """Longest name of a RegularizedModel: `<name>-v<N>-a<attempt>` must stay a 63-character label for 10,000 versions and 9,999 attempts."""
 
@@ -121,6 +125,11 @@ def artifact_prefix(root: str, namespace: str, model: str, version: str) -> str:
 def checkpoint_prefix(root: str, namespace: str, model: str, version: str) -> str:
     """Where a preempted attempt leaves its state for the next one; beside the versions, never inside one."""
     return f"{model_prefix(root, namespace, model)}.checkpoints/{version}/"
+
+
+def tracking_prefix(root: str, namespace: str, model: str, version: str) -> str:
+    """Where curves of a version in training lie; beside the versions: they grow, and those of a failed version stay."""
+    return f"{model_prefix(root, namespace, model)}.tracking/{version}/"
 
 
 def model_prefix(root: str, namespace: str, model: str) -> str:

@@ -16,7 +16,7 @@ from espalier_api.evaluation import Robustness
 from espalier_api.exit_codes import ExitCode
 from espalier_api.hashing import DIGEST_PATTERN
 from espalier_api.model import Diagnosis, TrialsStatus
-from espalier_api.model_spec import ProcessCount
+from espalier_api.model_spec import ProcessCount, Tracking
 from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
@@ -75,6 +75,13 @@ class JobSigning(ApiModel):
     """PEM of its public half, as servers will have it."""
 
 
+class JobTracking(Tracking):
+    """Who else is told; the names of Secrets are for messages, their keys are in the environment."""
+
+    uri: str = Field(pattern=r"^s3://")
+    """`s3://<bucket>/<prefix>/<namespace>/<model>/.tracking/<version>/`."""
+
+
 class TrainingJob(ApiModel):
     """job.json: everything that decides the fit. Its sha256 stands in the Job's annotation."""
 
@@ -108,6 +115,8 @@ class TrainingJob(ApiModel):
     """For the lineage."""
     signing: JobSigning | None = None
     """Sign the version with this pair; absent means unsigned."""
+    tracking: JobTracking | None = None
+    """Where curves go besides /metrics; decides nothing about the fit."""
     latency_gate: bool = False
     """A gate asks for latency: measure it longer."""
     group_metrics: tuple[str, ...] = ()

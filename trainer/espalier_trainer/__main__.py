@@ -81,12 +81,14 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
     )
     preemption = session.Preemption()
     preemption.install()
+    world = run.World(_opener(arguments.local), board, preemption)
     try:
-        result: TrainingResult = run.run(job, run.World(_opener(arguments.local), board, preemption))
+        with world.tracking:
+            result: TrainingResult = run.run(job, world)
     finally:
         server.shutdown()
         server.server_close()
-    return result
+    return result.model_copy(update={"message": "; ".join((result.message, *world.tracking.lost()))})
 
 
 def _opener(local: Path | None) -> Callable[[str, str], ObjectStore]:

@@ -35,6 +35,7 @@ from espalier_trainer.preprocessing import Standardizer
 from espalier_trainer.selection import build
 from espalier_trainer.selection.memory import Memory
 from espalier_trainer.session import Clock, Preemption
+from espalier_trainer.tracking import End, Tracking, reported, reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ class World:
     open_store: Callable[[str, str], ObjectStore]
     board: Board
     preemption: Preemption = field(default_factory=Preemption)
+    tracking: Tracking = field(default_factory=Tracking)
 
 
 def run(job: TrainingJob, world: World) -> TrainingResult:
@@ -67,6 +69,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         say("already-published", digest=there[1])
         return _result(there[0].metrics, there[1], there[0].content_sha256, began, **_recorded(store))
     signer = import_module("espalier_trainer.export.sign").read_signer(job.signing) if job.signing is not None else None
+    world.tracking.start(job, world.open_store)
     world.board.phase("LoadingData")
     prepared = prepare(job, world)
     engine = build.engine(job)
@@ -77,15 +80,19 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         engine = build.engine(job)
         engine.plan(prepared.fit)
     fitted, evaluations = _fit_all(job, world, engine, prepared, start)
-    evaluations[0].files.update(files)
+    evaluations[0].files.update(files | reports(job, fitted, evaluations[0], prepared))
+    if troubles := world.tracking.troubles():
+        evaluations[0].notes["tracking"] = troubles
     world.preemption.check("exporting")
     world.board.phase("Exporting")
     package, provenance = _package(job, engine, fitted, evaluations, prepared)
     world.preemption.check("publishing")
     world.board.phase("Publishing")
+    package.tracking |= world.tracking.links() | reported(package.files)
     manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"], signer)
     if start.checkpoints is not None:
         start.checkpoints.clear()
+    world.tracking.finish(End.of(manifest, digest, package.files, job.artifact.uri))
     return _result(
         manifest.metrics,
         digest,
@@ -163,6 +170,7 @@ def _select(
         search = import_module("espalier_trainer.selection.search")
         found = search.run(job, prepared, start.memory, world.board, world.preemption)
         job, told, files[search.FILE] = found.job, found.summary, found.file
+        world.tracking.search(json.loads(found.file)["trials"])
     if job.regularizers.cross_validation is not None:
         cross = import_module("espalier_trainer.selection.cross_validation")
         folds = cross.run(job, prepared, start.memory, world.board, world.preemption)
@@ -248,6 +256,7 @@ class FitSession:
     def __init__(self, job: TrainingJob, world: World, start: Start, index: int) -> None:
         self._world, self._start, self._state = world, start, start.fit
         self._index, self._count = index, job.seeds
+        self._prefix = "" if index + 1 == job.seeds else f"seed-{job.seed + job.seeds - 1 - index}/"
         self._clock = Clock(job.checkpoint.interval.total_seconds())
         self._saved = False
 
@@ -282,6 +291,7 @@ class FitSession:
     ) -> None:
         """The fit's part of the whole."""
         self._world.board.fit((self._index + done) / self._count, (epoch, epochs, step), losses, blocks)
+        self._world.tracking.fit((epoch, step), losses, blocks, self._prefix)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

@@ -9,7 +9,10 @@ from typing import Final
 from espalier_api.names import TERMINATION_LOG
 from espalier_api.training import TERMINATION_MESSAGE_BYTES, TrainingResult
 
-SECRET_VARIABLES: Final = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+SECRET_VARIABLES: Final = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"),
+    *("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+)
 _MESSAGE: Final = 1500
 
 

@@ -180,7 +180,9 @@ def clipped_twice(subject: Subject) -> Objections:
     keeps="the artifact carries no row: golden inputs are drawn at random, and no failing input is logged",
 )
 def rows_leave(subject: Subject) -> Objections:
-    """X21 of the guide: a private model whose artifact or log holds examples is not private. The audit of labels looks at single rows."""
+    """X21 of the guide: a private model whose artifact or log holds examples is not private. The audit of labels looks at single rows,
+    a report of drift at their distributions. Curves of losses are told to trackers: like metrics, they are outside of the budget.
+    """
     if subject.regularizers.privacy is None:
         return
     yield Objection("regularizers.privacy", kept=True)
@@ -195,4 +197,10 @@ def rows_leave(subject: Subject) -> Objections:
             "data.preprocessing.scaling",
             message="the least and the largest value of each feature belong to single private rows, and the graph would hold them",
             remedy="Set data.preprocessing.scaling: standard or robust",
+        )
+    if subject.tracking is not None and subject.tracking.evidently is not None:
+        yield Objection(
+            "training.tracking.evidently",
+            message="the report shows distributions of private rows and labels without noise",
+            remedy="Remove training.tracking.evidently, or drop privacy",
         )

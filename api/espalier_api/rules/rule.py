@@ -22,7 +22,7 @@ from espalier_api.search import Search
 
 if TYPE_CHECKING:
     from espalier_api.model import RegularizedModelSpec
-    from espalier_api.model_spec import Training
+    from espalier_api.model_spec import Tracking, Training
     from espalier_api.training import TrainingJob
 
 Level = Literal["error", "warning", "automatic"]
@@ -48,6 +48,8 @@ class Subject:
     gates: tuple[Gate, ...] = ()
     processes: int = 1
     """That train together, over all pods; a batch is shared among them."""
+    tracking: Tracking | None = None
+    """Who else is told about the training."""
 
     @classmethod
     def of_spec(cls, spec: RegularizedModelSpec) -> Subject:
@@ -63,6 +65,7 @@ class Subject:
             spec.search,
             spec.evaluation.gates,
             spec.training.nodes * each,
+            tracking=spec.training.tracking,
         )
 
     @classmethod
@@ -70,7 +73,7 @@ class Subject:
         """What a training Job was told; `processes` where it is known how many there are, over all pods."""
         each = 1 if job.processes_per_node == "auto" else job.processes_per_node
         count = job.nodes * each if processes is None else processes
-        return cls(job.task, job.data, job.engine, job.regularizers, job.search, processes=count)
+        return cls(job.task, job.data, job.engine, job.regularizers, job.search, processes=count, tracking=job.tracking)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from espalier_api import conditions as c
 from espalier_api.model import ChampionRef, RegularizedModelStatus, VersionStatus
-from espalier_api.names import artifact_prefix
+from espalier_api.names import artifact_prefix, tracking_prefix
 from espalier_operator.decisions import versions as v
 from espalier_operator.decisions.model_seen import Listing, Seen, StoreTrouble, fitting_version
 from espalier_operator.decisions.models import Start, Step, next_step
@@ -65,8 +65,8 @@ def _purged(seen: Seen, dropped: tuple[VersionStatus, ...]) -> tuple[str, ...]:
     """Artifacts beyond the retention go only when the spec says so."""
     if seen.spec is None or seen.spec.artifacts.deletion_policy != "Delete":
         return ()
-    root = seen.spec.artifacts.uri
-    return tuple(artifact_prefix(root, seen.meta.namespace, seen.meta.name, version.version) for version in dropped)
+    place = (seen.spec.artifacts.uri, seen.meta.namespace, seen.meta.name)
+    return tuple(of(*place, version.version) for version in dropped for of in (artifact_prefix, tracking_prefix))
 
 
 def _news(before: tuple[VersionStatus, ...], after: tuple[VersionStatus, ...]) -> tuple[Event, ...]:

@@ -27,6 +27,7 @@ MAX_VERSIONS: Final = 64
 """The CRD's bound on status.versions."""
 MAX_METRICS: Final = 64
 MAX_PICTURES: Final = 16
+MAX_TRACKERS: Final = 8
 """The CRD's bound on the metrics of one version."""
 UNFINISHED: Final = frozenset({"Training", "Failed"})
 """States that only training decides; neither gates nor aliases touch them."""
@@ -104,6 +105,7 @@ def published(stored: Stored, gates: Iterable[Gate], base: VersionStatus | None 
             "requested_by": manifest.requested_by,
             "metrics": bounded(manifest.metrics, gates),
             "pictures": tuple(sorted(n for n in manifest.files if n.startswith(PICTURES)))[:MAX_PICTURES],
+            "tracking": dict(sorted(manifest.tracking.items())[:MAX_TRACKERS]),
         }
     )
 

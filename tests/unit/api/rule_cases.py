@@ -53,6 +53,7 @@ PRIVACY: list[Case] = [
     ("R37", "automatic", "{privacy: {}}", "{l2: {}}", PLAIN),
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {labelColumnNoiseAudit: true}}"),
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {preprocessing: {scaling: minMax}}}"),
+    ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{training: {tracking: {evidently: {}}}}"),
 ]  # fmt: skip
 
 PENALTIES: list[Case] = [

@@ -385,7 +385,9 @@ def test_retention_deletes_artifacts_only_when_told() -> None:
     keep["artifacts"]["deletionPolicy"] = "Delete"
     decision = decide(seen(status, spec=keep), NOW)
     assert [each.version for each in status_of(decision).versions] == ["v9", "v8"]
-    assert decision.plan.purge == tuple(f"s3://models/vision/digits/v{n}/" for n in (7, 6, 5, 4, 3))
+    assert decision.plan.purge == tuple(
+        f"s3://models/vision/digits/{place}v{n}/" for n in (7, 6, 5, 4, 3) for place in ("", ".tracking/")
+    )
 
 
 def test_warnings_do_not_stop_anything() -> None:

@@ -177,6 +177,7 @@ class Package:
     parity: float
     min_confidence: float | None = None  # what abstention promised
     served: Literal["model.onnx", "model.int8.onnx"] = artifact.MODEL_ONNX
+    tracking: dict[str, str] = field(default_factory=dict)  # tracker: where to read it
 
 
 def build(

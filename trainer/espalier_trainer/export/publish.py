@@ -79,6 +79,7 @@ def publish(
             n: FileEntry(sha256=hashlib.sha256(c).hexdigest(), size=len(c)) for n, c in sorted(package.files.items())
         },
         metrics=package.metrics,
+        tracking=package.tracking,
     )
     content = (json.dumps(manifest.dump(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     if signer is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from espalier_api.model import ReferenceStatus, RegularizedModelSpec, VersionStatus
-    from espalier_api.model_spec import Signing, Training
+    from espalier_api.model_spec import Signing, Tracking, Training
 
 KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 USER: Final = 65532
@@ -225,21 +225,33 @@ def _environment(spec: RegularizedModelSpec) -> list[dict[str, Any]]:
     return [
         {"name": "HOME", "value": TMP},
         *(s3_environment(secret.name) if secret is not None else ()),
+        *_tracking_environment(spec.training.tracking),
         *(_variable(variable) for variable in spec.training.env),
     ]
 
 
 def s3_environment(secret: str) -> list[dict[str, Any]]:
     """The tenant's S3 keys as environment, by explicit reference; the kubelet reads the Secret, the operator never does."""
-    required = [(key, False) for key in names.S3_REQUIRED_KEYS]
-    optional = [(key, True) for key in names.S3_OPTIONAL_KEYS]
     return [
-        {
-            "name": key,
-            "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **({"optional": True} if may_lack else {})}},
-        }
-        for key, may_lack in (*required, *optional)
+        *(_from_secret(secret, key) for key in names.S3_REQUIRED_KEYS),
+        *(_from_secret(secret, key, optional=True) for key in names.S3_OPTIONAL_KEYS),
     ]
+
+
+def _tracking_environment(tracking: Tracking | None) -> list[dict[str, Any]]:
+    """Keys of trackers, each by name. W&B needs its key; which of MLflow's three a server wants, it says itself (exit 42)."""
+    found: list[dict[str, Any]] = []
+    if tracking is not None and tracking.wandb is not None:
+        found += [_from_secret(tracking.wandb.secret_ref.name, key) for key in names.WANDB_KEYS]
+    if tracking is not None and tracking.mlflow is not None and tracking.mlflow.secret_ref is not None:
+        found += [_from_secret(tracking.mlflow.secret_ref.name, key, optional=True) for key in names.MLFLOW_KEYS]
+    return found
+
+
+def _from_secret(secret: str, key: str, *, optional: bool = False) -> dict[str, Any]:
+    """A variable with the name of its key."""
+    reference = {"name": secret, "key": key, **({"optional": True} if optional else {})}
+    return {"name": key, "valueFrom": {"secretKeyRef": reference}}
 
 
 def signing_volumes(signing: Signing | None, *keys: str) -> list[dict[str, Any]]:

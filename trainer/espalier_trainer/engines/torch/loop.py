@@ -264,7 +264,12 @@ class Fit:
             self.stopped = any(verdicts)
         self.report.history.append(entry)
         session.progress(
-            self.step / self.total, epoch + 1, self.settings.epochs, self.step, entry, self.contributions()
+            self.step / self.total,
+            epoch + 1,
+            self.settings.epochs,
+            self.step,
+            entry | {"learningRate": self.view.learning_rate},
+            self.contributions(),
         )
 
     def scores(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
