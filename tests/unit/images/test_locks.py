@@ -43,6 +43,13 @@ def test_pins_alone_bring_nothing_else() -> None:
     assert locks.requirements(Lock("weed", pins=("weed==1",)), PROJECT) == ["weed==1"]
 
 
+def test_a_bare_lock_names_its_extras_and_nothing_that_they_need() -> None:
+    bare = Lock("t", extras=("trainer",), bare=True)
+    assert locks.requirements(bare, PROJECT) == ["numpy", "torch>=2.6"]
+    assert "--no-deps" in locks.command(bare, upgrade=None, program="uv", constraints=Path("c"))
+    assert "--no-deps" not in locks.command(LOCKS[0], upgrade=None, program="uv", constraints=Path("c"))
+
+
 def test_an_unknown_extra_is_named() -> None:
     with pytest.raises(ImageError, match=r"'gpu', needed for requirements/x\.txt"):
         locks.requirements(Lock("x", extras=("gpu",)), PROJECT)

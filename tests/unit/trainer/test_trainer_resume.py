@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import random
+import secrets
 import signal
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
+from espalier_api.rules.engine_support import TORCH
 from espalier_trainer.checkpoint import Checkpoints, Identity, decode, encode
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import PreemptedError
+from espalier_trainer.protocol import Regularizer, lookup
 from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import jobs
+from tests.unit.trainer.others import told
 from tests.unit.trainer.problems import classification, regression, solve
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from espalier_trainer.protocol import Reference
 
 STATEFUL: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -56,6 +64,20 @@ STATEFUL: dict[str, dict[str, Any]] = {
     "qat": {"quantization": {"mode": "qat", "bits": 4, "startEpoch": 0.3}, "dropConnect": {"p": 0.2}},
     "qatAveraged": {"quantization": {"mode": "qat"}, "weightAveraging": {"decay": 0.9}, "l1": {"method": "hadamard"}},
     "stopping": {"earlyStopping": {"patience": 3, "monitor": "refinement"}},
+    "batchNorm": {"normalization": {"kind": "batch"}, "weightAveraging": {"decay": 0.9}},
+    "depth": {"stochasticDepth": {"p": 0.5, "schedule": {"kind": "linear"}}},
+    "samples": {"mcDropout": {}, "dropout": {"p": 0.3}},
+    "weighted": {"sampleWeighting": {"column": "w"}},
+    "private": {"privacy": {"accountant": "rdp"}, "dropout": {"p": 0.2}},
+    "masks": {"pruning": {"sparsity": 0.5, "fineTuneEpochs": 3}, "weightAveraging": {"decay": 0.9}},
+    "channels": {"structuredPruning": {"ratio": 0.4, "importance": "taylor", "fineTuneEpochs": 3}},
+    "path": {"bayesian": {"method": "swag"}},
+    "gates": {"sparsityPrior": {"kind": "l0"}},
+    "student": {"distillation": {"teacher": "old"}},
+    "oldTask": {"ewc": {"reference": "old"}},
+    "region": {"trustRegion": {"kind": "kl", "reference": "old", "radius": 1e-3}},
+    "ball": {"trustRegion": {"kind": "l2ball", "reference": "old", "radius": 0.5}},
+    "prior": {"functional": {"prior": "old"}},
     "cocktail": {
         "weightDecay": {"strength": 0.1},
         "dropout": {"p": 0.3},
@@ -66,6 +88,12 @@ STATEFUL: dict[str, dict[str, Any]] = {
         "gradientClipping": {"maxNorm": 1.0},
     },
 }
+
+
+AFTERWARDS = {"calibration", "abstention", "modelSoup"}
+"""Blocks of POST and SELECT alone: they begin when the last step is done, so no state of a fit is theirs."""
+RARELY: dict[str, set[str]] = {"ball": {"trustRegion"}}
+"""Cases whose mode keeps no state; another case of the same block does."""
 
 
 class Interrupted:
@@ -92,34 +120,76 @@ class Interrupted:
         return
 
 
-def model() -> torch.nn.Module:
+def model(declared: dict[str, Any]) -> torch.nn.Module:
     torch.manual_seed(0)
-    return Mlp(5, [12], 3).double()
+    hidden = [5] * 6 if "stochasticDepth" in declared else [12]  # R25: at least four residual blocks
+    return Mlp(5, hidden, 3, residual=True).double()
 
 
-def run(declared: dict[str, Any], session: Interrupted, kind: str) -> dict[str, torch.Tensor]:
+@cache
+def old() -> Reference:
+    """Another task's network, with a Fisher diagonal of ones."""
+    problem = classification(90, seed=1)
+    fit = solve(problem, {}, kind="adam", rate=0.02, steps=20, batch=30, model=model({}))
+    return told(fit, problem, arrays={n: np.ones(p.shape, np.float32) for n, p in fit.parameters.items()})
+
+
+def run(declared: dict[str, Any], session: Interrupted, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and buffers at the end, and what the blocks have to say."""
     train, held = classification(90, seed=1), classification(60, seed=2)
     fit = solve(
-        train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(), validation=held, session=session,
+        train, declared, kind=kind, rate=0.02, steps=60, batch=20, model=model(declared), validation=held,
+        session=session,
         groups={"g": (train.x[:, 0] > 0).astype(int)},
+        weight=1.0 + np.arange(90) % 3 if "sampleWeighting" in declared else None,
+        references={"old": old()},
         extra={"safety": classification(40, seed=3)},
     )  # type: ignore[arg-type]  # fmt: skip
-    return {name: p.detach().clone() for name, p in fit.parameters.items()}
+    return {name: p.detach().clone() for name, p in fit.model.state_dict().items()}, {
+        block.name: block.notes() for block in fit.blocks
+    }
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 @pytest.mark.parametrize("name", STATEFUL)
-def test_resuming_anywhere_ends_in_the_same_bits(name: str, kind: str) -> None:
-    """Five steps an epoch: step 13 and 37 are inside an epoch, 15 is at its end."""
-    straight = run(STATEFUL[name], Interrupted(None), kind)
+def test_resuming_anywhere_ends_in_the_same_bits(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five steps an epoch: step 13 and 37 are inside an epoch, 15 is at its end. Secrets differ, so they must travel."""
+    monkeypatch.setattr(secrets, "token_hex", lambda _: "one")
+    straight, said = run(STATEFUL[name], Interrupted(None), kind)
+    kept: dict[str, set[bytes]] = {}
     for after in (1, 13, 15, 37):
         session = Interrupted(after)
+        monkeypatch.setattr(secrets, "token_hex", lambda _: "one")
         try:
             run(STATEFUL[name], session, kind)
         except PreemptedError:
-            resumed = run(STATEFUL[name], Interrupted(None, session.saved), kind)
+            assert session.saved is not None
+            for block, state in decode(session.saved)[0]["blocks"].items():
+                kept.setdefault(block, set()).add(encode(state, IDENTITY))
+            monkeypatch.setattr(secrets, "token_hex", lambda _: "two")
+            resumed, repeated = run(STATEFUL[name], Interrupted(None, session.saved), kind)
+            assert straight.keys() == resumed.keys()
             for parameter, value in straight.items():
                 assert torch.equal(value, resumed[parameter]), (after, parameter)
+            assert repeated == said
+    for block in keepers() & set(STATEFUL[name]) - RARELY.get(name, set()):
+        assert len(kept[block]) > 1, (
+            f"the state of {block} is the same after 1, 13, 15 and 37 steps: this case proves nothing"
+        )
+
+
+def keepers() -> set[str]:
+    """Blocks whose class says what a resumed fit needs of it."""
+    return {name for name in TORCH if lookup(name).state_dict is not Regularizer.state_dict}
+
+
+def test_every_block_is_killed_somewhere() -> None:
+    """A new block cannot be forgotten: each one that acts while weights move has a case, and each that keeps state one that shows it."""
+    cases = {block for declared in STATEFUL.values() for block in declared}
+    assert cases == TORCH - AFTERWARDS
+    assert not keepers() & AFTERWARDS
+    shown = {block for name, declared in STATEFUL.items() for block in set(declared) - RARELY.get(name, set())}
+    assert keepers() <= shown
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
@@ -135,7 +205,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 def test_order_of_declaration_never_matters() -> None:
     cocktail = STATEFUL["cocktail"]
     turned = dict(reversed(list(cocktail.items())))
-    one, two = run(cocktail, Interrupted(None), "adam"), run(turned, Interrupted(None), "adam")
+    one, two = (run(declared, Interrupted(None), "adam")[0] for declared in (cocktail, turned))
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
