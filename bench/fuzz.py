@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,12 +77,18 @@ class Outcome:
     why: str = ""
 
 
+@cache
+def schema() -> dict[str, Any]:
+    """Of spec.regularizers; making it costs more than most fits of the hunt."""
+    return Regularizers.model_json_schema(by_alias=True)
+
+
 class Drawer:
     """Draws values of a JSON schema."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.schema = Regularizers.model_json_schema(by_alias=True)
+        self.schema = schema()
 
     def blocks(self, honoured: frozenset[str]) -> dict[str, Any]:
         """One to six blocks with some of their fields, mostly such as the engine honours."""
@@ -169,7 +176,7 @@ def manifest(rng: random.Random) -> dict[str, Any]:
             "epochs": rng.choice([1, 2, 13]),
             "batchSize": rng.choice([ROWS, ROWS // 2, 17]),
         }
-    return {
+    told: dict[str, Any] = {
         "model": {"namespace": "fuzz", "name": "fuzz"},
         "version": "v1",
         "attempt": 1,
@@ -186,6 +193,9 @@ def manifest(rng: random.Random) -> dict[str, Any]:
         "artifact": {"uri": "s3://models/fuzz/v1/"},
         "checkpoint": {"uri": "s3://models/fuzz/.checkpoints/v1/"},
     }
+    if "torch" in engine:  # drawn last: a seed keeps the map that it had before there was a choice
+        engine["torch"]["precision"] = rng.choices(["fp32", "bf16", "fp16"], [18, 1, 1])[0]
+    return told
 
 
 def attempt(told: dict[str, Any], seed: int) -> Outcome:
