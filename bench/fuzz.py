@@ -18,10 +18,10 @@ import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from pydantic import ValidationError
@@ -34,8 +34,12 @@ from espalier_api.training import TrainingJob
 from espalier_trainer import engines
 from espalier_trainer.engines import FitData, Part
 from espalier_trainer.errors import DivergedError, InvalidConfigError
+from espalier_trainer.preprocessing import scaling
 from espalier_trainer.protocol import Reference
 from espalier_trainer.session import Alone
+
+if TYPE_CHECKING:
+    from espalier_api.preprocessing import Scaling
 
 SHARD: Final = 250
 ROWS: Final = 64
@@ -135,8 +139,8 @@ class Drawer:
         return self.rng.uniform(low, high)
 
 
-def data(rng: np.random.Generator, classes: int) -> FitData:
-    """Small standardized rows with everything that blocks may ask for."""
+def data(rng: np.random.Generator, classes: int, kind: Scaling) -> FitData:
+    """Small scaled rows with everything that blocks may ask for."""
 
     def part(rows: int) -> Part:
         x = rng.normal(size=(rows, SIDE * SIDE)).astype(np.float32)
@@ -145,7 +149,11 @@ def data(rng: np.random.Generator, classes: int) -> FitData:
             y[:classes] = np.arange(classes)
         return Part(x, y, None, {"g": rng.integers(0, 2, rows)})
 
-    train, validation = part(ROWS), part(ROWS // 2)
+    train, validation, safety = part(ROWS), part(ROWS // 2), part(ROWS // 2)
+    location, factor = scaling.fit(kind, train.x.astype(np.float64), np.zeros(SIDE * SIDE, dtype=bool))
+    train, validation, safety = (
+        replace(one, x=((one.x - location) * factor).astype(np.float32)) for one in (train, validation, safety)
+    )
     scores = {
         name: np.log(rng.dirichlet(np.ones(classes), len(one))) if classes else rng.normal(size=(len(one), 1))
         for name, one in (("train", train), ("validation", validation))
@@ -157,9 +165,10 @@ def data(rng: np.random.Generator, classes: int) -> FitData:
         classes=classes,
         features=tuple(f"f{i}" for i in range(SIDE * SIDE)),
         splits=frozenset({"train", "validation", "calibration", "test"}),
-        location=np.zeros(SIDE * SIDE, np.float32),
-        scale=np.ones(SIDE * SIDE, np.float32),
-        extra={"safety": part(ROWS // 2)},
+        location=location.astype(np.float32),
+        scale=(1 / factor).astype(np.float32),
+        unit=scaling.UNITS[kind],
+        extra={"safety": safety},
         references={"teacher": reference},
     )
 
@@ -193,7 +202,8 @@ def manifest(rng: random.Random) -> dict[str, Any]:
         "artifact": {"uri": "s3://models/fuzz/v1/"},
         "checkpoint": {"uri": "s3://models/fuzz/.checkpoints/v1/"},
     }
-    if "torch" in engine:  # drawn last: a seed keeps the map that it had before there was a choice
+    told["data"]["preprocessing"] = {"scaling": rng.choice(sorted(scaling.UNITS))}
+    if "torch" in engine:  # drawn last: a seed keeps its map
         engine["torch"]["precision"] = rng.choices(["fp32", "bf16", "fp16"], [18, 1, 1])[0]
     return told
 
@@ -209,7 +219,8 @@ def attempt(told: dict[str, Any], seed: int) -> Outcome:
     try:
         ((name, config),) = job.engine.chosen().items()
         engine = engines.load(name, config, dict(job.regularizers.declared()))
-        rows = data(np.random.default_rng(seed), 3 if job.task.type == "classification" else 0)
+        chosen = job.data.preprocessing.scaling if job.data.preprocessing else "standard"
+        rows = data(np.random.default_rng(seed), 3 if job.task.type == "classification" else 0, chosen)
         engine.plan(rows)
         fitted = engine.fit(rows, seed, Alone())
     except InvalidConfigError as error:

@@ -34,18 +34,22 @@ from bench.searching import best_of, fit
 from espalier_api.training import TrainingJob
 from espalier_trainer.engines import FitData, Part
 from espalier_trainer.evaluation.calibration import ece, fit_temperature, softmax
+from espalier_trainer.preprocessing.scaling import UNITS
+from espalier_trainer.preprocessing.scaling import fit as fit_scaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
 
+    from espalier_api.preprocessing import Scaling
+
     Rows = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
     Found = Mapping[str, list[dict[str, float]]]
 
 TRAIN, HELD, TEST, CLASSES = 300, 100, 700, 10
 GREYS: Final = 16.0
-SCALINGS: Final = {"none": 1.0, "minMax": 1.0, "standard": 3.0}
+SCALINGS: Final[dict[Scaling, float]] = {"none": 1.0, "minMax": 1.0, "standard": 3.0}
 """How many units of the scaled pixel a whole range of grey is taken for."""
 SEARCHED: Final = "searched cocktail"
 PROMISED: Final = ("dropout 0.5", "earlyStopping", "gce 0.7", "input noise", "fgsm")
@@ -130,18 +134,13 @@ def job(regularizers: Mapping[str, Any], search: Mapping[str, Any] | None = None
     return TrainingJob.model_validate({**told, "search": search} if search else told)
 
 
-def scaled(x: npt.NDArray[np.float64], train: npt.NDArray[np.int64], scaling: str) -> npt.NDArray[np.float32]:
-    """(x - location) / spread per pixel, by the training rows; constant pixels are 0."""
-    if scaling == "none":
-        location, spread = np.zeros(x.shape[1]), (x[train].std(0) > 0).astype(float)
-    elif scaling == "minMax":
-        location, spread = x[train].min(0), np.ptp(x[train], axis=0)
-    else:
-        location, spread = x[train].mean(0), x[train].std(0)
-    return np.divide(x - location, spread, out=np.zeros_like(x), where=spread > 0).astype(np.float32)
+def scaled(x: npt.NDArray[np.float64], train: npt.NDArray[np.int64], scaling: Scaling) -> npt.NDArray[np.float32]:
+    """What data.preprocessing.scaling makes of rows (rows, pixels), by the training rows; constant pixels are 0."""
+    location, factor = fit_scaling(scaling, x[train], np.zeros(x.shape[1], dtype=bool))
+    return ((x - location) * factor).astype(np.float32)
 
 
-def rows_of(seed: int, noise: float, scaling: str) -> tuple[FitData, Rows]:
+def rows_of(seed: int, noise: float, scaling: Scaling) -> tuple[FitData, Rows]:
     """Training and validation rows, scaled by the training rows, and the test rows."""
     x, y = load_digits(return_X_y=True)
     rng = np.random.default_rng(seed)
@@ -157,6 +156,7 @@ def rows_of(seed: int, noise: float, scaling: str) -> tuple[FitData, Rows]:
         classes=CLASSES,
         features=tuple(f"p{i}" for i in range(x.shape[1])),
         splits=frozenset({"train", "validation", "test"}),
+        unit=UNITS[scaling],
     )
     return data, (x[parts[2]], y[parts[2]].astype(np.int64))
 
@@ -216,7 +216,7 @@ def others(data: FitData, test: Rows, seed: int) -> Iterator[tuple[str, float]]:
         yield name, 100.0 * float((make().fit(x, y).predict(test[0]) == test[1]).mean())
 
 
-def one_seed(kept: dict[str, Any], seed: int, noise: float, scaling: str, trials: int) -> Iterator[dict[str, Any]]:
+def one_seed(kept: dict[str, Any], seed: int, noise: float, scaling: Scaling, trials: int) -> Iterator[dict[str, Any]]:
     """Every row of the table for one draw of the data: first what is not searched, then all; what `kept` has is not done again."""
     (data, test), unit = rows_of(seed, noise, scaling), SCALINGS[scaling]
     if "rows" not in kept:
