@@ -42,6 +42,8 @@ GOLDEN_ROWS: Final = 64
 GOLDEN_TOLERANCE: Final = 1e-4
 """Largest allowed absolute difference of an output on the golden inputs between training and serving."""
 ONNX_INPUT: Final = "input"
+CATEGORIES: Final = "categories"
+"""A second tensor of requests, BYTES [rows, columns], where a model has columns whose values are names."""
 ONNX_LABEL: Final = "label"
 ONNX_PROBABILITIES: Final = "probabilities"
 ONNX_VALUE: Final = "value"
@@ -58,6 +60,16 @@ class Tensor(StatusModel):
     shape: tuple[int, ...]
 
 
+class CategoryColumn(StatusModel):
+    """A column whose values are names."""
+
+    name: str
+    values: tuple[str, ...]
+    """The vocabulary, in the order of the codes that the graph's input holds: 0, 1, … A value outside of it is -1."""
+    unknown: Literal["ignore", "error"] = "ignore"
+    """Whether a request may hold a value outside of the vocabulary."""
+
+
 class ManifestTask(StatusModel):
     """What the model answers, with everything inferred from data made explicit."""
 
@@ -69,12 +81,19 @@ class ManifestTask(StatusModel):
     """Columns of `input`, in order, raw: preprocessing is inside the graph."""
     nullable: bool = False
     """Whether a feature may be missing (null in JSON, NaN in the graph)."""
+    categories: tuple[CategoryColumn, ...] = ()
+    """The last of the features: clients send their values as text, in the tensor `categories`, and the server makes them codes."""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     min_confidence: float | None = Field(default=None, ge=0, le=1)
     """What the block `abstention` promised: less sure answers are not given (outcome `rejected`)."""
     served: Literal["model.onnx", "model.int8.onnx"] = MODEL_ONNX
     """The graph that answers, and that was judged. Of a quantized version that is the one in integers; model.onnx is its twin in floats."""
+
+    @property
+    def vocabulary(self) -> dict[str, tuple[str, ...]]:
+        """Values of each column of names, in the order of their codes."""
+        return {column.name: column.values for column in self.categories}
 
 
 class FileEntry(StatusModel):

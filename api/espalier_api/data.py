@@ -8,11 +8,10 @@ from pydantic import Field, StringConstraints
 
 from espalier_api.base import ApiModel, Cel
 from espalier_api.hashing import DIGEST_PATTERN
-from espalier_api.preprocessing import Preprocessing
+from espalier_api.preprocessing import ColumnGlob, Preprocessing
 from espalier_api.regularizers.block import Column
 
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-ColumnGlob = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 S3Uri = Annotated[str, StringConstraints(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$", max_length=1024)]
 """`s3://<bucket>/<prefix>`."""
 Digest = Annotated[str, StringConstraints(pattern=DIGEST_PATTERN, max_length=71)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
 
 from espalier_api.base import ApiModel, Cel
 
+ColumnGlob = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Scaling = Literal["standard", "minMax", "robust", "none"]
 
 
@@ -13,7 +16,9 @@ class Imputation(ApiModel):
     """What stands in for missing numbers. Without it a missing value in a feature ends training, and null ends a request."""
 
     strategy: Literal["mean", "median", "mostFrequent", "constant"] = "median"
-    """Of the feature's training rows; the least one where several are most frequent."""
+    """Of the feature's training rows; the least one where several are most frequent. A missing category is taken as the most frequent
+    one under mostFrequent, and else as none of its column.
+    """
     value: float | None = None
     """The number, for strategy constant."""
     indicators: bool = False
@@ -28,11 +33,36 @@ class Imputation(ApiModel):
     )
 
 
+class Categories(ApiModel):
+    """Columns whose values are names, not numbers. Their vocabulary is that of the training rows."""
+
+    columns: tuple[ColumnGlob, ...] = Field(min_length=1, max_length=1000)
+    """Patterns among the features; text, integers and booleans are taken as names."""
+    encoding: Literal["oneHot", "ordinal"] = "oneHot"
+    """A 0/1 feature `<column>=<value>` for each value, or one number: the value's place in sorted order, -1 for an unknown one."""
+    max_categories: int = Field(default=100, ge=2, le=1000)
+    """A column with more values in the training rows is refused, not cut."""
+    min_count: int = Field(default=1, ge=1, le=1_000_000)
+    """Values in fewer training rows are unknown."""
+    unknown: Literal["ignore", "error"] = "ignore"
+    """What a value outside of the vocabulary is: no value of the column (all zeros), or a refusal, in the snapshot and in requests."""
+
+    cel = (
+        Cel(
+            rule="!has(self.minCount) || self.minCount == 1 || !has(self.unknown) || self.unknown == 'ignore'",
+            message="categories: minCount makes rare values unknown, and unknown error would refuse their rows; use one of the two",
+            holds=lambda model: model.min_count == 1 or model.unknown == "ignore",
+        ),
+    )
+
+
 class Preprocessing(ApiModel):
     """Steps between the columns and the model, in the order of the fields. Absent means scaling standard and nothing else."""
 
     imputation: Imputation | None = None
     """Allow missing values, and say what stands in for them; absent means that every feature is always there."""
+    categories: Categories | None = None
+    """Columns whose values are names; absent means that every feature is a number."""
     scaling: Scaling = "standard"
     """What a number is divided by, and with it the unit of noise and epsilons: the deviation (after subtracting the mean), the range
     (minMax: to 0..1), the width of the middle half (robust, after subtracting the median), or nothing. Constant features are silenced.

@@ -69,26 +69,37 @@ class Row:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of an npz (`x` [n, features], `y` [n]) or of a JSON object with the same keys. Raises RowsError."""
+    """Rows of an npz (`x` [n, numbers], `y` [n], and `categories` [n, columns] of a model that has some) or of a JSON object with the
+    same keys. NaN, and null in JSON, is a missing number. Raises RowsError.
+    """
     try:
         if path.suffix == ".json":
             content = json.loads(path.read_text())
             x, y = np.asarray(content["x"], dtype=np.float32), list(content["y"])
+            names = content.get("categories")
         else:
             with np.load(path, allow_pickle=False) as file:
                 x, y = file["x"].astype(np.float32), file["y"].tolist()
+                names = file["categories"].astype(str).tolist() if "categories" in file.files else None
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise RowsError(f"{path}: needs x (numbers, [rows, features]) and y (labels): {error}") from error
     if x.ndim != 2 or len(x) != len(y) or len(x) == 0:  # noqa: PLR2004 - rows and features
         raise RowsError(f"{path}: x is {x.shape} and y has {len(y)} labels; one label per row is needed")
-    return [Row(_body(row), _label(label)) for row, label in zip(x, y, strict=True)]
+    if names is not None and len(names) != len(x):
+        raise RowsError(f"{path}: categories has {len(names)} rows, x has {len(x)}")
+    texts = [[]] * len(x) if names is None else names
+    return [Row(_body(row, text), _label(label)) for row, text, label in zip(x, texts, y, strict=True)]
 
 
-def _body(row: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
+def _body(row: np.ndarray[Any, np.dtype[np.float32]], names: Sequence[str | None]) -> bytes:
     """The Open Inference Protocol request of one row; numbers in the shortest form that is the same float32, NaN as null."""
     data = [None if np.isnan(value) else float(str(value)) for value in row]
-    tensor = {"name": "input", "shape": [1, len(data)], "datatype": "FP32", "data": data}
-    return json.dumps({"inputs": [tensor]}, separators=(",", ":")).encode()
+    tensors: list[dict[str, Any]] = []
+    if data:
+        tensors.append({"name": "input", "shape": [1, len(data)], "datatype": "FP32", "data": data})
+    if names:
+        tensors.append({"name": "categories", "shape": [1, len(names)], "datatype": "BYTES", "data": list(names)})
+    return json.dumps({"inputs": tensors}, separators=(",", ":")).encode()
 
 
 def _label(value: Any) -> str | float:  # noqa: ANN401 - text or a number

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from espalier_api.artifact import ONNX_INPUT, ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
+from espalier_api.artifact import ONNX_LABEL, ONNX_PROBABILITIES, ONNX_VALUE
 from espalier_server.errors import InvalidRequestError
-from espalier_server.tensors import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from espalier_api.artifact import ManifestTask
     from espalier_api.serving import ServingConfig
     from espalier_server.golden import GoldenReport
+    from espalier_server.inputs import InputReader
     from espalier_server.model import Rows
 
 MAX_ID_LENGTH = 256
@@ -64,13 +64,13 @@ def read_json(raw: bytes) -> Any:  # noqa: ANN401 - whatever JSON held
         raise InvalidRequestError("body", f"is not JSON: {error}") from error
 
 
-def read_query(raw: bytes, task: ManifestTask, max_rows: int) -> Query:
-    """An infer request, checked. Raises InvalidRequestError that names the field."""
+def read_query(raw: bytes, reader: InputReader, known: tuple[str, ...], max_rows: int) -> Query:
+    """An infer request, checked; `known` are the outputs. Raises InvalidRequestError that names the field."""
     body = read_json(raw)
     if not isinstance(body, dict):
         raise InvalidRequestError("body", "must be a JSON object with inputs")
-    rows = decode(body.get("inputs"), len(task.features), max_rows, nullable=task.nullable)
-    return Query(rows, _request_id(body.get("id")), _wanted(body.get("outputs"), output_names(task)))
+    rows = reader.read(body.get("inputs"), max_rows)
+    return Query(rows, _request_id(body.get("id")), _wanted(body.get("outputs"), known))
 
 
 def _request_id(value: Any) -> str | None:  # noqa: ANN401 - whatever JSON held
@@ -138,7 +138,7 @@ def describe_model(config: ServingConfig, task: ManifestTask, golden: GoldenRepo
         "name": config.model,
         "versions": [config.version],
         "platform": "onnx",
-        "inputs": [{"name": ONNX_INPUT, "datatype": "FP32", "shape": [-1, len(task.features)]}],
+        "inputs": [tensor.dump() for tensor in task.inputs],
         "outputs": outputs,
         "parameters": {
             "digest": config.digest,
@@ -147,5 +147,6 @@ def describe_model(config: ServingConfig, task: ManifestTask, golden: GoldenRepo
             "classes": list(task.classes),
             "features": list(task.features),
             "nullable": task.nullable,
+            "categories": [column.dump() for column in task.categories],
         },
     }

@@ -15,7 +15,8 @@ from espalier_server.drift import FeatureBins
 from espalier_server.errors import ArtifactError
 from espalier_server.feedback import FeedbackDesk
 from espalier_server.ids import PredictionIds
-from espalier_server.protocol import Output, describe_model, read_query, write_answer
+from espalier_server.inputs import InputReader
+from espalier_server.protocol import Output, describe_model, output_names, read_query, write_answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +58,8 @@ class ServedModel:
         self._guards = _strictest(config.output_guards, task.min_confidence)
         self._model = model
         self._metrics = metrics
-        self._bins = FeatureBins.of(reference, task.features)
+        self._reader, self._outputs_known = InputReader(task), output_names(task)
+        self._bins = FeatureBins.of(reference, task.features, task.vocabulary)
         self._ids = PredictionIds(config.feedback.key, config.version, task.classes)
         self._classes = np.array(task.classes, dtype=object)
         metrics.describe(classes=task.classes, features=self._bins.series())
@@ -67,7 +69,7 @@ class ServedModel:
 
     def compute(self, raw: bytes, now_ms: int) -> Served:
         """Answer one request body at a time in milliseconds. Raises InvalidRequestError or ModelFailedError."""
-        query = read_query(raw, self._model.task, self._config.limits.max_batch)
+        query = read_query(raw, self._reader, self._outputs_known, self._config.limits.max_batch)
         answer = self._model.run(query.rows)
         predicted, confidence = _claims(answer)
         rejected = _guard(answer, confidence, self._guards)

@@ -35,60 +35,60 @@ def decode(inputs: Any, features: int, max_rows: int, *, nullable: bool = False)
     tensor: Mapping[str, Any] = inputs[0]
     if tensor.get("name") != ONNX_INPUT:
         raise InvalidRequestError("inputs[0].name", f"must be {ONNX_INPUT!r}, is {_short(tensor.get('name'))}")
+    return numbers(tensor, "inputs[0]", features, max_rows, nullable=nullable)
+
+
+def numbers(
+    tensor: Mapping[str, Any], where: str, columns: int, max_rows: int, *, nullable: bool = False
+) -> NDArray[np.float32]:
+    """A tensor of numbers as float32 [rows, columns], contiguous; `where` names it in refusals."""
     datatype = tensor.get("datatype")
     if datatype not in ACCEPTED:
-        raise InvalidRequestError("inputs[0].datatype", f"must be one of {', '.join(ACCEPTED)}, is {_short(datatype)}")
-    rows = _rows(tensor.get("shape"), features, max_rows)
-    return _numbers(tensor.get("data"), datatype, rows, features, nullable=nullable)
+        raise InvalidRequestError(f"{where}.datatype", f"must be one of {', '.join(ACCEPTED)}, is {_short(datatype)}")
+    rows = rows_of(tensor.get("shape"), columns, max_rows, where)
+    flat = flatten(tensor.get("data"), rows, columns, where)
+    _check_kinds(flat, datatype, where, nullable=nullable)
+    with np.errstate(over="ignore"):
+        found = np.array(flat, dtype=np.float64).astype(np.float32)  # no integer of JSON text is beyond a double
+    finite = np.isfinite(found) | (np.isnan(found) if nullable else False)  # JSON has no NaN: it was null
+    if not finite.all():
+        at = int(np.flatnonzero(~finite)[0])
+        raise InvalidRequestError(f"{where}.data[{at}]", f"must be finite and within FP32, is {_short(flat[at])}")
+    return found.reshape(rows, columns)
 
 
-def _rows(shape: Any, features: int, max_rows: int) -> int:  # noqa: ANN401 - whatever JSON held
+def rows_of(shape: Any, columns: int, max_rows: int, where: str) -> int:  # noqa: ANN401 - whatever JSON held
+    """How many rows a shape [rows, columns] tells."""
     well_formed = isinstance(shape, list) and len(shape) == _RANK and all(type(side) is int for side in shape)
-    if not well_formed or shape[1] != features:
-        raise InvalidRequestError("inputs[0].shape", f"must be [rows, {features}], is {_short(shape)}")
+    if not well_formed or shape[1] != columns:
+        raise InvalidRequestError(f"{where}.shape", f"must be [rows, {columns}], is {_short(shape)}")
     rows: int = shape[0]
     if not 1 <= rows <= max_rows:
-        raise InvalidRequestError(
-            "inputs[0].shape", f"{rows} rows; from 1 to {max_rows} (limits.maxBatch) are accepted"
-        )
+        raise InvalidRequestError(f"{where}.shape", f"{rows} rows; from 1 to {max_rows} (limits.maxBatch) are accepted")
     return rows
 
 
-def _numbers(data: Any, datatype: str, rows: int, features: int, *, nullable: bool) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
-    flat = _flatten(data, rows, features)
-    _check_kinds(flat, datatype, nullable=nullable)
-    with np.errstate(over="ignore"):
-        numbers = np.array(flat, dtype=np.float64).astype(np.float32)  # no integer of JSON text is beyond a double
-    finite = np.isfinite(numbers) | (np.isnan(numbers) if nullable else False)  # JSON has no NaN: it was null
-    if not finite.all():
-        where = int(np.flatnonzero(~finite)[0])
-        raise InvalidRequestError(
-            f"inputs[0].data[{where}]", f"must be finite and within FP32, is {_short(flat[where])}"
-        )
-    return numbers.reshape(rows, features)
-
-
-def _flatten(data: Any, rows: int, features: int) -> list[Any]:  # noqa: ANN401 - whatever JSON held
-    """`data` as one list of rows * features items. Python lists, not numpy, decide: numpy would guess types and
+def flatten(data: Any, rows: int, columns: int, where: str) -> list[Any]:  # noqa: ANN401 - whatever JSON held
+    """`data` as one list of rows * columns items. Python lists, not numpy, decide: numpy would guess types and
     allocate for text.
     """
     if not isinstance(data, list):
-        raise InvalidRequestError("inputs[0].data", f"must be a list of numbers, is {_short(data)}")
+        raise InvalidRequestError(f"{where}.data", f"must be a list of {rows * columns} items, is {_short(data)}")
     if data and isinstance(data[0], list):
         for index, row in enumerate(data):
-            if not isinstance(row, list) or len(row) != features:
+            if not isinstance(row, list) or len(row) != columns:
                 raise InvalidRequestError(
-                    f"inputs[0].data[{index}]", f"must be a list of {features} numbers, is {_short(row)}"
+                    f"{where}.data[{index}]", f"must be a list of {columns} items, is {_short(row)}"
                 )
         wanted, found, flat = rows, len(data), list(chain.from_iterable(data))
     else:
-        wanted, found, flat = rows * features, len(data), data
+        wanted, found, flat = rows * columns, len(data), data
     if found != wanted:
-        raise InvalidRequestError("inputs[0].data", f"has {found} items, the shape [{rows}, {features}] needs {wanted}")
+        raise InvalidRequestError(f"{where}.data", f"has {found} items, the shape [{rows}, {columns}] needs {wanted}")
     return flat
 
 
-def _check_kinds(flat: list[Any], datatype: str, *, nullable: bool) -> None:
+def _check_kinds(flat: list[Any], datatype: str, where: str, *, nullable: bool) -> None:
     """The items are of the kind that `datatype` promises: no text, no null unless `nullable`, no list, no fraction in an integer
     tensor.
     """
@@ -105,8 +105,8 @@ def _check_kinds(flat: list[Any], datatype: str, *, nullable: bool) -> None:
         fits = kinds == {int} and min(there) >= limits.min and max(there) <= limits.max
     if not fits:
         wrong = ((i, v) for i, v in enumerate(flat) if not _is_of(v, datatype) and not (nullable and v is None))
-        where, value = next(wrong)
-        raise InvalidRequestError(f"inputs[0].data[{where}]", f"must be a number of {datatype}, is {_short(value)}")
+        at, value = next(wrong)
+        raise InvalidRequestError(f"{where}.data[{at}]", f"must be a number of {datatype}, is {_short(value)}")
 
 
 def _is_of(value: Any, datatype: str) -> bool:  # noqa: ANN401 - whatever JSON held

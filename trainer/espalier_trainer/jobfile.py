@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from espalier_api.hashing import json_digest
+from espalier_api.preprocessing import Preprocessing
 from espalier_api.rules import Subject, errors, validate
 from espalier_api.training import TrainingJob
 from espalier_trainer.data.dataset import DataSpec
@@ -51,7 +52,7 @@ def check(job: TrainingJob) -> None:
 def data_spec(job: TrainingJob) -> DataSpec:
     """What the columns mean, from data, task and the blocks that own columns."""
     data, blocks = job.data, job.regularizers
-    weighting = blocks.sample_weighting
+    weighting, before = blocks.sample_weighting, data.preprocessing or Preprocessing()
     fairness = [blocks.fairness.column] if blocks.fairness else []
     owned = [b.column for b in (blocks.fairness,) if b is not None and b.column not in data.features.include]
     return DataSpec(
@@ -66,7 +67,8 @@ def data_spec(job: TrainingJob) -> DataSpec:
         groups=tuple(dict.fromkeys((*data.group_columns, *job.group_metrics, *fairness))),
         time=data.time_column,
         excluded=tuple(owned),
-        nullable=data.preprocessing is not None and data.preprocessing.imputation is not None,
+        nullable=before.imputation is not None,
+        categories=before.categories.columns if before.categories else (),
     )
 
 

@@ -234,12 +234,7 @@ def ready(
 def _reference(fetched: Fetched, parts: Mapping[str, Dataset], standardizer: Standardizer) -> Reference:
     runtime = import_module("espalier_trainer.evaluation.latency").Runtime(fetched.files[artifact.MODEL_ONNX])
     tensors = import_module("safetensors.numpy")
-    if not fetched.manifest.task.nullable and any(np.isnan(part.x).any() for part in parts.values()):
-        raise InvalidConfigError(
-            f"R33: references.{fetched.at.model}: features are missing in some rows, and {fetched.at.version} was trained without "
-            "data.preprocessing.imputation; train it again with it, or fill the snapshot"
-        )
-    scores = {name: _scores(runtime, part, standardizer) for name, part in parts.items() if len(part)}
+    scores = {name: _scores(runtime, fetched, part, standardizer) for name, part in parts.items() if len(part)}
     weights, fisher = (
         tensors.load(fetched.files[f]) if f in fetched.files else {} for f in (artifact.MODEL_WEIGHTS, FISHER)
     )
@@ -249,11 +244,18 @@ def _reference(fetched: Fetched, parts: Mapping[str, Dataset], standardizer: Sta
 
 def _scores(
     runtime: Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]],
+    fetched: Fetched,
     part: Dataset,
     standardizer: Standardizer,
 ) -> npt.NDArray[np.float64]:
     """Log-probabilities (rows, classes), or values (rows, 1) standardized like our own target."""
     output = artifact.ONNX_PROBABILITIES if part.classes else artifact.ONNX_VALUE
-    told = [runtime(np.ascontiguousarray(part.x[i : i + ROWS]))[output] for i in range(0, len(part), ROWS)]
+    task = fetched.manifest.task
+    if (x := part.as_seen_by(task.features, task.vocabulary, nullable=task.nullable)) is None:
+        raise InvalidConfigError(
+            f"R33: references.{fetched.at.model}: {fetched.at.version} cannot answer these rows: values are missing, and it was trained "
+            "without data.preprocessing.imputation, or columns are names in one of the two only; train it again like this model"
+        )
+    told = [runtime(x[i : i + ROWS])[output] for i in range(0, len(part), ROWS)]
     values = np.concatenate(told).astype(np.float64)
     return np.log(np.maximum(values, TINY)) if part.classes else standardizer.target(values)

@@ -121,6 +121,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
         if found
         else Standardizer.fit(parts["train"], job.data.preprocessing)
     )
+    parts = {name: standardizer.coded(part, f"the {name} part") for name, part in parts.items()}
     positive = job.task.positive_class
     if positive is not None and positive not in data.classes:
         raise InvalidConfigError(

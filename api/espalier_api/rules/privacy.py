@@ -192,6 +192,12 @@ def rows_leave(subject: Subject) -> Objections:
             message="the audit looks at single private labels without noise and reports on them",
             remedy="Set data.labelColumnNoiseAudit: false, or drop privacy",
         )
+    if subject.data.preprocessing is not None and subject.data.preprocessing.categories is not None:
+        yield Objection(
+            "data.preprocessing.categories",
+            message="the vocabulary lists values of private rows, rare ones too, and the graph and the manifest would hold it",
+            remedy="Encode the columns before the snapshot, by a vocabulary that is public",
+        )
     if subject.data.preprocessing is not None and subject.data.preprocessing.scaling == "minMax":
         yield Objection(
             "data.preprocessing.scaling",

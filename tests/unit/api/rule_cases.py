@@ -54,6 +54,7 @@ PRIVACY: list[Case] = [
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {labelColumnNoiseAudit: true}}"),
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {preprocessing: {scaling: minMax}}}"),
     ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{training: {tracking: {evidently: {}}}}"),
+    ("R37", "automatic error", "{privacy: {}}", "{l2: {}}", "{data: {preprocessing: {categories: {columns: [c]}}}}"),
 ]  # fmt: skip
 
 PENALTIES: list[Case] = [

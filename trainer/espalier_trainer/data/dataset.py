@@ -35,11 +35,14 @@ class DataSpec:
     time: str | None = None
     excluded: tuple[str, ...] = ()  # columns that other blocks own
     nullable: bool = False  # features may lack values
+    categories: tuple[str, ...] = ()  # patterns of features whose values are names
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`x` (n, features) float32 as a server would receive it, NaN where a value is missing; `y` (n,) int64 class index or float64 value."""
+    """`x` (n, features) float32 as a graph receives it: numbers, then codes of names, NaN where a value is missing;
+    `y` (n,) int64 class index or float64 value.
+    """
 
     features: tuple[str, ...]
     classes: tuple[str, ...]  # empty for regression
@@ -49,6 +52,7 @@ class Dataset:
     sample_weight: npt.NDArray[np.float64] | None = None  # (n,) of each row in training
     groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # column: (n,) text
     time: npt.NDArray[Any] | None = None
+    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column: what its codes 0, 1, … mean
 
     @property
     def regression(self) -> bool:
@@ -67,8 +71,35 @@ class Dataset:
             time=None if self.time is None else self.time[rows],
         )
 
+    def coded(self, vocabulary: Mapping[str, tuple[str, ...]]) -> Dataset:
+        """The same values as codes of another vocabulary of the same columns; a value that it does not have is -1."""
+        x = self.x.copy()
+        for column, values in vocabulary.items():
+            place = self.features.index(column)
+            x[:, place] = translate(x[:, place], self.vocabulary[column], values)
+        return replace(self, x=x, vocabulary=dict(vocabulary))
+
+    def as_seen_by(
+        self, features: Sequence[str], vocabulary: Mapping[str, tuple[str, ...]], *, nullable: bool
+    ) -> npt.NDArray[np.float32] | None:
+        """Rows (n, features) for another model's graph, in its codes; None when it has other columns or may not miss what is missing."""
+        own = {name: name in self.vocabulary for name in self.features}
+        if any(own.get(name) is not (name in vocabulary) for name in features):
+            return None
+        columns = [self.features.index(name) for name in features]
+        x = self.coded({**self.vocabulary, **{name: vocabulary[name] for name in features if own[name]}}).x[:, columns]
+        return None if not nullable and np.isnan(x).any() else np.ascontiguousarray(x)
+
     def __len__(self) -> int:
         return len(self.y)
+
+
+def translate(codes: npt.NDArray[np.float32], old: Sequence[str], new: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Codes (rows,) of `old` as codes of `new`: -1 stays and stands for what `new` does not have, NaN stays."""
+    index = {value: code for code, value in enumerate(new)}
+    table = np.asarray([*(index.get(value, -1) for value in old), -1], dtype=np.float32)
+    known = np.where(np.isnan(codes), -1, codes).astype(np.int64)
+    return np.where(np.isnan(codes), codes, table[known])
 
 
 def build(table: Table, spec: DataSpec) -> Dataset:
@@ -80,8 +111,15 @@ def build(table: Table, spec: DataSpec) -> Dataset:
             raise DataProblemError(
                 f"data.{role}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
             )
-    features = _features(table, spec)
-    x = np.stack([_feature(table, name, nullable=spec.nullable) for name in features], axis=1)
+    chosen = _features(table, spec)
+    names = _named(chosen, spec)
+    features = (*(name for name in chosen if name not in names), *names)
+    vocabulary: dict[str, tuple[str, ...]] = {}
+    columns = [_feature(table, name, nullable=spec.nullable) for name in features[: len(features) - len(names)]]
+    for name in names:
+        codes, vocabulary[name] = _codes(table, name, nullable=spec.nullable)
+        columns.append(codes)
+    x = np.stack(columns, axis=1)
     target = table.columns[spec.target]
     classes: tuple[str, ...] = ()
     y: npt.NDArray[Any]
@@ -92,7 +130,7 @@ def build(table: Table, spec: DataSpec) -> Dataset:
     weight = None if spec.weight is None else _weights(table, spec.weight)
     sample = None if spec.sample_weight is None else _weights(table, spec.sample_weight).clip(*spec.sample_clip)
     groups = {name: _group(table, name) for name in spec.groups}
-    return Dataset(features, classes, x, y, weight, sample, groups, _time(table, spec))
+    return Dataset(features, classes, x, y, weight, sample, groups, _time(table, spec), vocabulary)
 
 
 def _named_columns(spec: DataSpec) -> list[tuple[str, str]]:
@@ -120,6 +158,29 @@ def _features(table: Table, spec: DataSpec) -> tuple[str, ...]:
     return chosen
 
 
+def _named(chosen: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:
+    """Features whose values are names. A pattern that selects none is a mistake: its column would be taken for a number."""
+    for glob in spec.categories:
+        if not any(fnmatchcase(name, glob) for name in chosen):
+            raise DataProblemError(
+                f"data.preprocessing.categories.columns: {glob!r} selects none of the features {names_of(sorted(chosen))}"
+            )
+    return tuple(name for name in chosen if any(fnmatchcase(name, glob) for glob in spec.categories))
+
+
+def _codes(table: Table, column: str, *, nullable: bool) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """(codes (rows,), NaN for missing; the values that they stand for) of all rows: provisional, until training rows are known."""
+    told = _text(table.columns[column])
+    missing = np.asarray([value is None for value in told], dtype=np.bool_)
+    if missing.any() and not nullable:
+        raise _first(
+            table, column, missing, "feature is missing; declare data.preprocessing.imputation to allow missing values"
+        )
+    values = tuple(sorted(set(told[~missing]), key=_natural))
+    index = {value: float(code) for code, value in enumerate(values)}
+    return np.asarray([index.get(value, np.nan) for value in told], dtype=np.float32), values
+
+
 def _first(table: Table, column: str, bad: npt.NDArray[np.bool_], what: str) -> DataProblemError:
     row = int(np.argmax(bad))
     return DataProblemError(f"{table.where(row)}, column {column!r}: {what} ({int(bad.sum())} of {table.rows} rows)")
@@ -133,7 +194,11 @@ def _numbers(table: Table, column: str, role: str, *, nullable: bool = False) ->
         sample = next((table.shown(v) for v in values if v is not None), "nothing")
         raise DataProblemError(
             f"{table.files[0]}, column {column!r}: a {role} must be numeric, found {sample}; "
-            + ("encode it or add it to data.features.exclude" if role == "feature" else "fix the snapshot")
+            + (
+                "name it in data.preprocessing.categories.columns or data.features.exclude"
+                if role == "feature"
+                else "fix the snapshot"
+            )
         )
     numbers = values.astype(np.float64)
     if (bad := np.isinf(numbers) if nullable else ~np.isfinite(numbers)).any():

@@ -46,6 +46,7 @@ def join(
         try:
             table, digest, _ = load.fetch(open_store(block.dataset, FIELD), block.dataset, None, Path(folder))
             data = dataset.build(table, replace(data_spec(job), classes=train.classes))
+            data = standardizer.coded(data, "the safety dataset")
         except DataProblemError as error:
             raise DataProblemError(f"{FIELD}: {block.dataset}: {error}") from error
     if data.features != train.features:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.storage import ObjectStore
 
 
@@ -34,18 +35,16 @@ class Predecessor:
     temperature: float | None = None
     model: bytes | None = None
     nullable: bool = False  # it can answer rows in which values are missing
+    vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of its columns of names
 
-    def predicted(
-        self, x: npt.NDArray[np.float32], features: tuple[str, ...], classes: tuple[str, ...]
-    ) -> npt.NDArray[np.int64] | None:
-        """Its classes for raw rows as indices into `classes`, -1 for one that is no class any more; None when it answers something else."""
-        if self.model is None or not self.classes or not classes or set(self.features) - set(features):
+    def predicted(self, rows: Dataset) -> npt.NDArray[np.int64] | None:
+        """Its classes as indices into those of `rows`, -1 for one that is no class any more; None when it answers something else."""
+        if self.model is None or not self.classes or not rows.classes:
             return None
-        columns = [features.index(name) for name in self.features]
-        if not self.nullable and np.isnan(x[:, columns]).any():
+        if (x := rows.as_seen_by(self.features, self.vocabulary, nullable=self.nullable)) is None:
             return None
-        index = {name: i for i, name in enumerate(classes)}
-        labels = Runtime(self.model)(np.ascontiguousarray(x[:, columns]))[artifact.ONNX_LABEL]
+        index = {name: i for i, name in enumerate(rows.classes)}
+        labels = Runtime(self.model)(x)[artifact.ONNX_LABEL]
         return np.asarray([index.get(name, -1) for name in self.classes], dtype=np.int64).take(labels)
 
 
@@ -69,6 +68,7 @@ def load(store: ObjectStore, version: str) -> Predecessor | None:
         _temperature(store),
         _verified(store, manifest),
         task.nullable,
+        task.vocabulary,
     )
 
 

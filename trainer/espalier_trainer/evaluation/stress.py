@@ -152,7 +152,7 @@ def _beside(subject: Subject, predecessor: Predecessor | None, found: Findings) 
     if predecessor is None:
         return
     test = subject.test
-    before = predecessor.predicted(test.x, test.features, test.classes)
+    before = predecessor.predicted(test)
     if before is None:
         found.notes["churn"] = (
             f"{predecessor.version} cannot answer these rows: other features, missing values, or no usable graph"

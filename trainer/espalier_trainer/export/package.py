@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from espalier_api import artifact
-from espalier_api.artifact import ManifestTask, MetricValue, Tensor
+from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor
 from espalier_api.evaluation import BUDGETED
 from espalier_trainer import pictures, rng
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from espalier_trainer.preprocessing import Standardizer
 
 DECILES = np.arange(1, 10) / 10
+LISTED: Final = 60
+"""Values of a column of names that are watched by themselves; a server takes at most 64 bins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Provenance:
 
 def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
     """What the version answers, inferred classes made explicit."""
-    shape = (-1, len(data.features))
+    inputs = [(artifact.ONNX_INPUT, "FP32", len(data.features) - len(data.vocabulary))]
+    inputs += [(artifact.CATEGORIES, "BYTES", len(data.vocabulary))]
     outputs = (
         (Tensor(name=artifact.ONNX_LABEL, datatype="INT64", shape=(-1,)),
          Tensor(name=artifact.ONNX_PROBABILITIES, datatype="FP32", shape=(-1, len(data.classes))))
@@ -65,7 +68,10 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
         positive_class=job.task.positive_class,
         features=data.features,
         nullable=nullable(job),
-        inputs=(Tensor(name=artifact.ONNX_INPUT, datatype="FP32", shape=shape),),
+        categories=tuple(
+            CategoryColumn(name=name, values=values, unknown=_unknown(job)) for name, values in data.vocabulary.items()
+        ),
+        inputs=tuple(Tensor(name=name, datatype=kind, shape=(-1, width)) for name, kind, width in inputs if width),
         outputs=outputs,
     )
 
@@ -73,6 +79,12 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
 def nullable(job: TrainingJob) -> bool:
     """Whether features may be missing."""
     return job.data.preprocessing is not None and job.data.preprocessing.imputation is not None
+
+
+def _unknown(job: TrainingJob) -> Literal["ignore", "error"]:
+    """What becomes of names that training rows do not have."""
+    before = job.data.preprocessing
+    return "ignore" if before is None or before.categories is None else before.categories.unknown
 
 
 def answers(
@@ -158,9 +170,25 @@ def bins(values: npt.NDArray[np.float32], *, missing: bool) -> dict[str, Any]:
     return told | {"missing": True} if missing else told
 
 
+def name_bins(codes: npt.NDArray[np.float32], values: Sequence[str], *, missing: bool) -> dict[str, Any]:
+    """The most frequent values and the share of rows of each; then that of all others, unknown ones too, and of missing ones."""
+    counts = np.bincount(codes[codes >= 0].astype(np.int64), minlength=len(values))
+    listed = np.argsort(-counts, kind="stable")[:LISTED]
+    absent = int(np.isnan(codes).sum())
+    told = [*counts[listed].tolist(), len(codes) - absent - int(counts[listed].sum()), *([absent] if missing else [])]
+    shares = [count / len(codes) for count in told]
+    described = {"values": [values[code] for code in listed], "ratios": shares}
+    return described | {"missing": True} if missing else described
+
+
 def reference(train: Dataset, metrics: Mapping[str, MetricValue], *, missing: bool = False) -> dict[str, Any]:
     """The distribution of every training feature, and baseline rates; `missing` tells that features may be."""
-    features = {name: bins(train.x[:, column], missing=missing) for column, name in enumerate(train.features)}
+    features = {
+        name: name_bins(train.x[:, column], train.vocabulary[name], missing=missing)
+        if name in train.vocabulary
+        else bins(train.x[:, column], missing=missing)
+        for column, name in enumerate(train.features)
+    }
     told: dict[str, Any] = {"features": features, **{name: value.value for name, value in metrics.items()}}
     if train.classes:
         shares = np.bincount(train.y, minlength=len(train.classes)) / len(train)
@@ -250,12 +278,24 @@ def build(
 
 def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.NDArray[np.float32]:
     """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's. Where features may be missing, the
-    last row has none.
+    last row has none; where names may be unknown, those of the first are.
     """
     rows = test.x
     if job.regularizers.privacy is not None:
         rows = drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
-    return np.vstack([rows[:-1], np.full_like(rows[-1:], np.nan)]) if nullable(job) else rows
+    if job.data.preprocessing is not None:
+        rows = _with_gaps(rows, job, len(test.vocabulary))
+    return rows
+
+
+def _with_gaps(rows: npt.NDArray[np.float32], job: TrainingJob, names: int) -> npt.NDArray[np.float32]:
+    """What a graph may be asked and a test split need not have; the last `names` columns are codes of names."""
+    rows = rows.copy()
+    if names and _unknown(job) == "ignore":
+        rows[0, -names:] = -1
+    if nullable(job):
+        rows[-1] = np.nan
+    return rows
 
 
 def _beside(

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from espalier_api.preprocessing import Preprocessing
+from espalier_trainer.errors import DataProblemError
 from espalier_trainer.preprocessing import scaling
+from espalier_trainer.preprocessing.encoding import Encoding
 from espalier_trainer.preprocessing.imputation import SUFFIX, Imputation
 
 if TYPE_CHECKING:
@@ -29,50 +31,86 @@ DEFAULT: Final = Preprocessing()
 
 @dataclass(frozen=True, slots=True)
 class Standardizer:
-    """Raw columns -> impute -> x -> (x - location) * factor per feature, in float32 like the served graph; `target_*` is 0 and 1 for
-    classification.
+    """Raw columns -> impute, encode -> x -> (x - location) * factor per feature, in float32 like the served graph;
+    `target_*` is 0 and 1 for classification.
     """
 
-    features: tuple[str, ...]  # raw columns, as they are served
+    features: tuple[str, ...]  # raw columns, as the graph gets them: numbers, then codes of names
     location: npt.NDArray[np.float32]  # of each of `names`
     factor: npt.NDArray[np.float32]  # 0 for a feature that is constant in training
     target_mean: float = 0.0
     target_scale: float = 1.0
     declared: Preprocessing = DEFAULT
     imputation: Imputation | None = None
+    encoding: Encoding | None = None
 
     @classmethod
     def fit(cls, train: Dataset, declared: Preprocessing | None = None) -> Standardizer:
         """From the training rows alone; nothing declared means standardization."""
-        declared, imputation = declared or DEFAULT, None
-        if declared.imputation is not None:
-            imputation = Imputation.fit(
-                declared.imputation, train.features, train.x.astype(np.float64), len(train.features)
-            )
-        return cls._scaled(train, declared, imputation)
+        declared = declared or DEFAULT
+        imputation: Imputation | None = None
+        encoding: Encoding | None = None
+        if (gaps := declared.imputation) is not None:
+            numbers = len(train.features) - len(train.vocabulary)
+            imputation = Imputation.fit(gaps, train.features, train.x.astype(np.float64), numbers)
+        if declared.categories is not None:
+            usual = gaps is not None and gaps.strategy == "mostFrequent"
+            encoding = Encoding.fit(declared.categories, train, usual=usual)
+            train = train.coded(encoding.vocabulary)
+        return cls._scaled(train, declared, imputation, encoding)
 
     @classmethod
-    def _scaled(cls, train: Dataset, declared: Preprocessing, imputation: Imputation | None) -> Standardizer:
+    def _scaled(
+        cls, train: Dataset, declared: Preprocessing, imputation: Imputation | None, encoding: Encoding | None
+    ) -> Standardizer:
         """The steps before are known; what they make of the training rows decides the scale."""
         nothing = np.empty(0, dtype=np.float32)
-        steps = cls(train.features, nothing, nothing, declared=declared, imputation=imputation)
+        steps = cls(train.features, nothing, nothing, declared=declared, imputation=imputation, encoding=encoding)
         location, factor = scaling.fit(declared.scaling, steps.unscaled(train.x).astype(np.float64), steps.untouched)
         target_mean, target_scale = 0.0, 1.0
         if train.regression:
             target_mean, target_scale = float(train.y.mean()), float(train.y.std()) or 1.0
         moved = location.astype(np.float32), factor.astype(np.float32)
-        return cls(train.features, *moved, target_mean, target_scale, declared, imputation)
+        return cls(train.features, *moved, target_mean, target_scale, declared, imputation, encoding)
+
+    def coded(self, data: Dataset, part: str) -> Dataset:
+        """`data` in the codes that the graph expects. DataProblemError for a value that may not be unknown; `part` names the rows."""
+        if self.encoding is None:
+            return data
+        coded = data.coded(self.encoding.vocabulary)
+        if self.declared.categories is not None and self.declared.categories.unknown == "error":
+            for column in self.encoding.columns:
+                place = self.features.index(column.name)
+                if (unknown := coded.x[:, place] < 0).any():
+                    value = data.vocabulary[column.name][int(data.x[unknown, place][0])]
+                    raise DataProblemError(
+                        f"data.preprocessing.categories: column {column.name!r}: {value!r} is in {part} but in no training row "
+                        f"({int(unknown.sum())} of {len(data)} rows hold such values); set unknown: ignore, or add rows"
+                    )
+        return coded
+
+    @property
+    def numbers(self) -> int:
+        """How many of the raw columns are numbers; the others are codes."""
+        return len(self.features) - (0 if self.encoding is None else len(self.encoding.columns))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the features that a model sees: what `target` globs over."""
+        encoded = () if self.encoding is None else self.encoding.columns
         flagged = () if self.imputation is None else self.imputation.flagged
-        return (*self.features, *(f"{self.features[i]}{SUFFIX}" for i in flagged))
+        return (
+            *self.features[: self.numbers],
+            *(name for column in encoded for name in column.features),
+            *(f"{self.features[i]}{SUFFIX}" for i in flagged),
+        )
 
     @property
     def untouched(self) -> npt.NDArray[np.bool_]:
         """(names,): True for features that are 0 or 1 and stay so."""
-        return np.asarray([i >= len(self.features) for i in range(len(self.names))], dtype=np.bool_)
+        ordinal = {column.name for column in self.encoding.columns if column.ordinal} if self.encoding else set()
+        measured = {*self.features[: self.numbers], *ordinal}
+        return np.asarray([name not in measured for name in self.names], dtype=np.bool_)
 
     @property
     def spread(self) -> npt.NDArray[np.float32]:
@@ -97,19 +135,35 @@ class Standardizer:
 
     def unscaled(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Everything but the last step: raw (rows, columns) to (rows, names)."""
-        if self.imputation is None:
+        if self.imputation is None and self.encoding is None:
             return x
-        return np.concatenate([self.imputation.apply(x), self.imputation.flags(x)], axis=1)
+        numbers = x[:, : self.numbers]
+        found = [numbers if self.imputation is None else self.imputation.apply(numbers)]
+        if self.encoding is not None:
+            found += [column.apply(x[:, self.numbers + i]) for i, column in enumerate(self.encoding.columns)]
+        if self.imputation is not None:
+            found.append(self.imputation.flags(x))
+        return np.concatenate(found, axis=1)
 
     def append(self, graph: Graph, raw: str) -> str:
         """`apply` as nodes."""
-        x = raw
-        if self.imputation is not None:
-            x = self.imputation.append(graph, raw)
-            if self.imputation.flagged:
-                x = graph.add("Concat", x, self.imputation.append_flags(graph, raw), axis=1)
-        centred = graph.add("Sub", x, graph.constant("location", self.location))
+        centred = graph.add("Sub", self._append(graph, raw), graph.constant("location", self.location))
         return graph.add("Mul", centred, graph.constant("factor", self.factor))
+
+    def _append(self, graph: Graph, raw: str) -> str:
+        """`unscaled` as nodes."""
+        numbers, found = raw, []
+        if self.encoding is not None:
+            places = graph.constant("numbers", np.arange(self.numbers, dtype=np.int64))
+            numbers = graph.add("Gather", raw, places, axis=1) if self.numbers else ""
+        if numbers:
+            found.append(numbers if self.imputation is None else self.imputation.append(graph, numbers))
+        for i, column in enumerate(self.encoding.columns if self.encoding else ()):
+            place = graph.constant("column", np.asarray([self.numbers + i], dtype=np.int64))
+            found.append(column.append(graph, graph.add("Gather", raw, place, axis=1)))
+        if self.imputation is not None and self.imputation.flagged:
+            found.append(self.imputation.append_flags(graph, raw))
+        return found[0] if len(found) == 1 else graph.add("Concat", *found, axis=1)
 
     def target(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Class indices stay; values are standardized."""
@@ -121,10 +175,12 @@ class Standardizer:
 
     def again(self, train: Dataset) -> Standardizer:
         """The same steps, fitted to other training rows, with the same `names`."""
-        imputation = self.imputation
-        if imputation is not None and self.declared.imputation is not None:
-            imputation = imputation.again(self.declared.imputation, train.features, train.x.astype(np.float64))
-        return self._scaled(train, self.declared, imputation)
+        imputation, encoding, declared = self.imputation, self.encoding, self.declared
+        if imputation is not None and declared.imputation is not None:
+            imputation = imputation.again(declared.imputation, train.features, train.x.astype(np.float64))
+        if encoding is not None and declared.categories is not None:
+            encoding = encoding.again(declared.categories, train)
+        return self._scaled(train, declared, imputation, encoding)
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Standardizer:
@@ -133,7 +189,7 @@ class Standardizer:
         ValueError when its digest says that there was more.
         """
         declared = told.get("declared", {})
-        features, imputed = tuple(told["features"]), told.get("impute")
+        features, imputed, encoded = tuple(told["features"]), told.get("impute"), told.get("encode")
         scale = told["scale"] if "scale" in told else {"kind": "standard", **told["standardize"]}
         location, factor = scale["location"] if "location" in scale else scale["mean"], scale["factor"]
         found = cls(
@@ -144,6 +200,7 @@ class Standardizer:
             float(told["target"]["scale"]),
             Preprocessing.model_validate({**declared, "scaling": scale["kind"]}),
             None if imputed is None else Imputation.from_json(imputed, features),
+            None if encoded is None else Encoding.from_json(encoded, features),
         )
         if found.to_json()["digest"] != told["digest"]:
             raise ValueError("it holds steps that this release does not know")
@@ -165,5 +222,7 @@ class Standardizer:
         if self.declared.scaling == "standard":
             told = {"standardize": {"mean": location, "factor": factor}}
         if self.imputation is not None:
-            told |= {"impute": self.imputation.to_json(self.features), "declared": self.declared.dump()}
-        return told
+            told["impute"] = self.imputation.to_json(self.features)
+        if self.encoding is not None:
+            told["encode"] = self.encoding.to_json()
+        return told if len(told) == 1 else {**told, "declared": self.declared.dump()}
