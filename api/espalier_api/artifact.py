@@ -70,6 +70,15 @@ class CategoryColumn(StatusModel):
     """Whether a request may hold a value outside of the vocabulary."""
 
 
+class WindowShape(StatusModel):
+    """How the features of a window stand in a row of the input: those of the first column, oldest first, then those of the next."""
+
+    columns: tuple[str, ...]
+    length: int
+    horizon: int = 0
+    """How many steps after the window's last row the answer is about."""
+
+
 class ManifestTask(StatusModel):
     """What the model answers, with everything inferred from data made explicit."""
 
@@ -81,6 +90,8 @@ class ManifestTask(StatusModel):
     """Columns of `input`, in order, raw: preprocessing is inside the graph."""
     nullable: bool = False
     """Whether a feature may be missing (null in JSON, NaN in the graph)."""
+    windows: WindowShape | None = None
+    """Present where a row of the input is a window of a series, flattened."""
     categories: tuple[CategoryColumn, ...] = ()
     """The last of the features: clients send their values as text, in the tensor `categories`, and the server makes them codes."""
     inputs: tuple[Tensor, ...]

@@ -124,6 +124,13 @@ class Data(ApiModel):
             holds=lambda data: data.split.strategy != "group" or bool(data.group_columns),
         ),
         Cel(
+            rule="!has(self.preprocessing) || !has(self.preprocessing.windows) || has(self.timeColumn)",
+            message="data: preprocessing.windows needs timeColumn, the order of the rows",
+            holds=lambda data: (
+                data.preprocessing is None or data.preprocessing.windows is None or data.time_column is not None
+            ),
+        ),
+        Cel(
             rule="(!has(self.weightColumn) || self.weightColumn != self.target)"
             " && (!has(self.timeColumn) || self.timeColumn != self.target)",
             message="data: target cannot be the weight or time column as well",

@@ -56,6 +56,17 @@ class Categories(ApiModel):
     )
 
 
+class Windows(ApiModel):
+    """Examples are the last rows of a series, in the order of data.timeColumn; the first of data.groupColumns tells series apart."""
+
+    length: int = Field(ge=2, le=10_000)
+    """Rows of a window: a column `a` becomes the features `a@t-2`, `a@t-1`, `a@t`; cnn and resnet see an image [columns, 1, length]."""
+    stride: int = Field(default=1, ge=1, le=10_000)
+    """Rows from the start of a window to that of the next one."""
+    horizon: int = Field(default=0, ge=0, le=10_000)
+    """How many rows after a window's last one the target stands; 0 is that row itself."""
+
+
 class Preprocessing(ApiModel):
     """Steps between the columns and the model, in the order of the fields. Absent means scaling standard and nothing else."""
 
@@ -63,6 +74,16 @@ class Preprocessing(ApiModel):
     """Allow missing values, and say what stands in for them; absent means that every feature is always there."""
     categories: Categories | None = None
     """Columns whose values are names; absent means that every feature is a number."""
+    windows: Windows | None = None
+    """Make examples of several rows; absent means that each row is one."""
+
+    cel = (
+        Cel(
+            rule="!has(self.windows) || !has(self.categories)",
+            message="preprocessing: windows are made of numbers; drop categories or windows",
+            holds=lambda model: model.windows is None or model.categories is None,
+        ),
+    )
     scaling: Scaling = "standard"
     """What a number is divided by, and with it the unit of noise and epsilons: the deviation (after subtracting the mean), the range
     (minMax: to 0..1), the width of the middle half (robust, after subtracting the median), or nothing. Constant features are silenced.

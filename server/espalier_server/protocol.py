@@ -147,6 +147,7 @@ def describe_model(config: ServingConfig, task: ManifestTask, golden: GoldenRepo
             "classes": list(task.classes),
             "features": list(task.features),
             "nullable": task.nullable,
+            **({} if task.windows is None else {"windows": task.windows.dump()}),
             "categories": [column.dump() for column in task.categories],
         },
     }

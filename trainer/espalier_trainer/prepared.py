@@ -30,6 +30,7 @@ class Prepared:
     question: Question
     snapshot_digest: str
     content_sha256: str
+    purged: int = 0  # windows left out, because they share raw rows with another part
 
 
 def fit_data(

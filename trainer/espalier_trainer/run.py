@@ -22,7 +22,7 @@ from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
 from espalier_trainer import rng
-from espalier_trainer.data import dataset, load, safety, splits
+from espalier_trainer.data import dataset, load, safety, splits, windows
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
@@ -113,7 +113,12 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     table = replace(table, private=job.regularizers.privacy is not None)
     world.preemption.check("splitting the data")
     data = dataset.build(table, data_spec(job))
-    rows = splits.split(data, job.data.split)
+    if job.data.preprocessing is not None and job.data.preprocessing.windows is not None:
+        data = windows.build(data, job.data.preprocessing.windows)
+    dealt = splits.split(data, job.data.split)
+    rows = windows.purge(data, dealt)
+    splits.refuse_unseen_classes(data, rows["train"])
+    purged = len(data) - sum(map(len, rows.values()))
     parts = {name: data.take(index) for name, index in rows.items()}
     others, found = _references(job, world)
     standardizer = (
@@ -133,13 +138,14 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     say(
         "data",
         rows={n: len(p) for n, p in parts.items()},
+        **({"purged": purged} if data.span is not None else {}),
         features=len(data.features),
         classes=len(data.classes),
         digest=digest,
     )
     index = None if positive is None else data.classes.index(positive)
     question = question_of(job, world.open_store, index, fit)
-    return Prepared(parts, standardizer, fit, question, digest, content)
+    return Prepared(parts, standardizer, fit, question, digest, content, purged)
 
 
 def _references(job: TrainingJob, world: World) -> tuple[Any, Mapping[str, Any]]:
@@ -306,7 +312,7 @@ def _package(
         snapshot_digest=prepared.snapshot_digest,
         content_sha256=prepared.content_sha256,
         created_at=format_time(datetime.now(UTC).replace(microsecond=0)),
-        rows={n: len(p) for n, p in prepared.parts.items()},
+        rows={n: len(p) for n, p in prepared.parts.items()} | ({"purged": prepared.purged} if prepared.purged else {}),
         previous={} if prepared.question.predecessor is None else prepared.question.predecessor.metrics,
         software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
     )

@@ -53,6 +53,9 @@ class Dataset:
     groups: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)  # column: (n,) text
     time: npt.NDArray[Any] | None = None
     vocabulary: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column: what its codes 0, 1, … mean
+    span: npt.NDArray[np.int64] | None = (
+        None  # (n, 2): first and last raw row of each window, in the order of series and time
+    )
 
     @property
     def regression(self) -> bool:
@@ -69,6 +72,7 @@ class Dataset:
             sample_weight=None if self.sample_weight is None else self.sample_weight[rows],
             groups={name: values[rows] for name, values in self.groups.items()},
             time=None if self.time is None else self.time[rows],
+            span=None if self.span is None else self.span[rows],
         )
 
     def coded(self, vocabulary: Mapping[str, tuple[str, ...]]) -> Dataset:

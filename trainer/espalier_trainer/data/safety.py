@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from espalier_trainer import rng
-from espalier_trainer.data import dataset, load
+from espalier_trainer.data import dataset, load, windows
 from espalier_trainer.engines import FitData, Part
 from espalier_trainer.errors import DataProblemError
 from espalier_trainer.jobfile import data_spec
@@ -46,6 +46,8 @@ def join(
         try:
             table, digest, _ = load.fetch(open_store(block.dataset, FIELD), block.dataset, None, Path(folder))
             data = dataset.build(table, replace(data_spec(job), classes=train.classes))
+            if job.data.preprocessing is not None and job.data.preprocessing.windows is not None:
+                data = windows.build(data, job.data.preprocessing.windows)
             data = standardizer.coded(data, "the safety dataset")
         except DataProblemError as error:
             raise DataProblemError(f"{FIELD}: {block.dataset}: {error}") from error
@@ -59,6 +61,13 @@ def join(
             f"{FIELD}: {len(data)} rows; at least {FEWEST_ROWS} are due, of which a quarter is held out"
         )
     taught, held = _halves(len(data), rng.derive(job.data.split.seed, "safety"))
+    if (
+        data.span is not None
+    ):  # neighbours share rows: the last ones are held out, and what reaches into them is left out
+        held = np.arange(len(data) - len(held), len(data))
+        taught = windows.disjoint(data.span, np.arange(len(taught)), held)
+    if not len(taught):
+        raise DataProblemError(f"{FIELD}: no window is left to learn from beside those that are held out; add rows")
 
     def part(rows: npt.NDArray[np.int64]) -> Part:
         return Part(standardizer.apply(data.x[rows]), data.y[rows], raw=data.x[rows])

@@ -41,7 +41,7 @@ def split(data: Dataset, spec: Split) -> Splits:
             raise DataProblemError(
                 f"data.split: {name} ({fraction:.3g} of {len(data)} rows, {spec.strategy}) is empty; add rows or raise the fraction"
             )
-    _refuse_unseen_classes(data, splits["train"])
+    refuse_unseen_classes(data, splits["train"])
     return splits
 
 
@@ -52,7 +52,8 @@ def assign(
     return _STRATEGIES[strategy](data, order, fractions)
 
 
-def _refuse_unseen_classes(data: Dataset, train: npt.NDArray[np.int64]) -> None:
+def refuse_unseen_classes(data: Dataset, train: npt.NDArray[np.int64]) -> None:
+    """A class without a training row cannot be learned."""
     seen = set(np.unique(data.y[train]).tolist()) if data.classes else set()
     absent = [name for i, name in enumerate(data.classes) if i not in seen]
     if absent:

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from espalier_api import artifact
-from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor
+from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor, WindowShape
 from espalier_api.evaluation import BUDGETED
 from espalier_trainer import pictures, rng
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
@@ -68,12 +68,23 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
         positive_class=job.task.positive_class,
         features=data.features,
         nullable=nullable(job),
+        windows=_windows(job, data),
         categories=tuple(
             CategoryColumn(name=name, values=values, unknown=_unknown(job)) for name, values in data.vocabulary.items()
         ),
         inputs=tuple(Tensor(name=name, datatype=kind, shape=(-1, width)) for name, kind, width in inputs if width),
         outputs=outputs,
     )
+
+
+def _windows(job: TrainingJob, data: Dataset) -> WindowShape | None:
+    """How a window becomes a row of the input."""
+    before = job.data.preprocessing
+    if before is None or before.windows is None:
+        return None
+    length = before.windows.length
+    columns = tuple(name.removesuffix("@t") for name in data.features[length - 1 :: length])
+    return WindowShape(columns=columns, length=length, horizon=before.windows.horizon)
 
 
 def nullable(job: TrainingJob) -> bool:

@@ -225,4 +225,5 @@ class Standardizer:
             told["impute"] = self.imputation.to_json(self.features)
         if self.encoding is not None:
             told["encode"] = self.encoding.to_json()
-        return told if len(told) == 1 else {**told, "declared": self.declared.dump()}
+        more = self.declared != Preprocessing(scaling=self.declared.scaling)
+        return {**told, "declared": self.declared.dump()} if more else told

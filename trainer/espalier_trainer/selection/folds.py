@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from espalier_trainer import rng
-from espalier_trainer.data import splits
+from espalier_trainer.data import splits, windows
 from espalier_trainer.errors import DataProblemError, InvalidConfigError
 from espalier_trainer.prepared import fit_data
 
@@ -39,7 +39,7 @@ def deal(data: Dataset, kind: str, count: int, seed: int) -> list[tuple[Rows, Ro
 
     `stratified`: each class is dealt evenly, to within one row (random for a regression); `group`: the groups of the first group
     column stay together; `time`: everything older than a fold's rows fits, and the oldest rows are never judged. All others judge
-    each row exactly once.
+    each row exactly once. Windows that share a raw row with a fold's judged ones do not fit it.
     """
     order = np.argsort(rng.keys(rng.derive(seed, "folds"), len(data)), kind="stable")
     if kind == "time":
@@ -48,6 +48,8 @@ def deal(data: Dataset, kind: str, count: int, seed: int) -> list[tuple[Rows, Ro
     else:
         owner = _stratified(data, order, count) if kind == "stratified" else _whole(data, kind, order, count)
         pairs = [(np.flatnonzero(owner != i), np.flatnonzero(owner == i)) for i in range(count)]
+    if data.span is not None:
+        pairs = [(windows.disjoint(data.span, fits, held), held) for fits, held in pairs]
     for number, (fits, held) in enumerate(pairs, 1):
         _refuse(data, kind, number, fits, held)
     return pairs
@@ -78,7 +80,7 @@ def _refuse(data: Dataset, kind: str, number: int, fits: Rows, held: Rows) -> No
 def joined(one: Dataset, other: Dataset) -> Dataset:
     """All rows of both, in this order."""
 
-    def both(a: npt.NDArray[np.float64] | None, b: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64] | None:
+    def both(a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
         return None if a is None or b is None else np.concatenate([a, b])
 
     return replace(
@@ -89,6 +91,7 @@ def joined(one: Dataset, other: Dataset) -> Dataset:
         sample_weight=both(one.sample_weight, other.sample_weight),
         groups={name: np.concatenate([values, other.groups[name]]) for name, values in one.groups.items()},
         time=both(one.time, other.time),
+        span=both(one.span, other.span),
     )
 
 
