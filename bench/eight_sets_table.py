@@ -85,9 +85,15 @@ def text(told: dict[str, Any]) -> str:
             one = told["duels"][name]
             score = f"{one['wins']}-{one['ties']}-{one['losses']}"
             lines.append(f"{name:28}{score:>13}{one['difference']:+12.2f}{one['p']:17.2g}{one['pOfSets']:9.2g}")
-    better = [name for name in names if name != hero and told["ranks"][name] <= told["ranks"][hero]]
-    verdict = "met: the best average rank" if not better else f"MISSED: {', '.join(better)} ranks as well or better"
-    return "\n".join([*lines, f"bar (best average rank): {verdict}; {told['cpuSeconds']} s CPU"])
+    return "\n".join([*lines, f"{verdict(told)}; {told['cpuSeconds']} s CPU"])
+
+
+def verdict(told: dict[str, Any]) -> str:
+    """What the bar says: the hero's average rank must be better than every other."""
+    ranks, hero = told["ranks"], told["hero"]
+    ahead = [name for name in ranks if name != hero and ranks[name] <= ranks[hero]]
+    met = "met" if not ahead else f"MISSED, {', '.join(ahead)} ranked as well or better"
+    return f"Bar (best average rank of all): {met}; {hero} {ranks[hero]:.2f}, next {min(v for n, v in ranks.items() if n != hero):.2f}"
 
 
 def picture(told: dict[str, Any]) -> bytes:
