@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Final
 
 from espalier_api.regularizers import Scheduled
 from espalier_api.rules.engine_support import SKLEARN_NEEDS, XGBOOST_OWNED, able, supported
@@ -102,6 +103,41 @@ def patience_outlasts_schedules(subject: Subject) -> Objections:
             message="swa averages the last quarter, which early stopping may never reach",
             remedy="Use weightAveraging.kind: ema, or drop earlyStopping",
         )
+
+
+SHARES: Final = {
+    "dropout": "p",
+    "dropConnect": "p",
+    "stochasticDepth": "p",
+    "labelSmoothing": "epsilon",
+    "adversarial": "mix",
+    "distillation": "alpha",
+}
+"""Blocks whose schedule moves a chance or a share, and its field."""
+
+
+@rule(
+    "R42",
+    "error",
+    message="the schedule takes a chance or a share beyond the range of its field",
+    remedy="Lower schedule.to and schedule.from, or the field",
+)
+def schedules_stay_in_range(subject: Subject) -> Objections:
+    """Factors may be as large as 100, for strengths that have no end; a chance above 1 is none: masks would be undefined or negative.
+    adversarial.mix is a weight with trades, so it may be any.
+    """
+    for name, block in subject.regularizers.declared():
+        schedule, field = getattr(block, "schedule", None), SHARES.get(name)
+        if schedule is None or field is None or getattr(block, "attack", None) == "trades":
+            continue
+        most = max(getattr(one, "le", 0.0) for one in type(block).model_fields[field].metadata)
+        factor = schedule.to if schedule.kind == "constant" else max(schedule.to, schedule.from_)
+        if (reached := getattr(block, field) * factor) > most * (1 + 1e-9):
+            yield Objection(
+                f"regularizers.{name}.schedule",
+                message=f"the schedule takes {name}.{field} to {reached:.3g}, and {most:g} is the most",
+                remedy=f"Keep schedule.to and schedule.from at {most / getattr(block, field):.3g} or less, or lower {field}",
+            )
 
 
 def _schedule_ends(subject: Subject) -> Iterator[tuple[str, float]]:

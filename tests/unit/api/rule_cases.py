@@ -112,6 +112,9 @@ OBJECTIVES: list[Case] = [
     ("R40", "error", "{adversarial: {}}", "{dropout: {}, fairness: {column: g}, ensemble: {}}", TWO),
     ("R40", "error", "{quantization: {mode: qat}}", "{quantization: {mode: static}}", TWO),
     ("R39", "error", "{robustLoss: {kind: gce}}", "{robustLoss: {kind: huber}}", REGRESSION),
+    ("R42", "error", "{dropConnect: {schedule: {kind: linear, to: 11.5}}}", "{dropConnect: {schedule: {kind: linear, to: 8}}}", PLAIN),
+    ("R42", "error", "{dropout: {p: 0.5, schedule: {kind: cosine, from: 3}}}", "{dropout: {p: 0.5, schedule: {to: 1.8, from: 3}}}", PLAIN),
+    ("R42", "error", "{adversarial: {mix: 0.5, schedule: {to: 3}}}", "{adversarial: {attack: trades, mix: 0.5, schedule: {to: 3}}}", PLAIN),
 ]  # fmt: skip
 
 COMPRESSION: list[Case] = [
