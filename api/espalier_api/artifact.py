@@ -10,6 +10,7 @@ from espalier_api.base import StatusModel
 from espalier_api.durations import Timestamp
 from espalier_api.hashing import DIGEST_PATTERN, sha256
 from espalier_api.names import API_VERSION
+from espalier_api.search_result import SearchSummary
 
 MANIFEST: Final = "manifest.json"
 MODEL_ONNX: Final = "model.onnx"
@@ -148,6 +149,8 @@ class Manifest(StatusModel):
     metrics: dict[str, MetricValue]
     tracking: dict[str, str] = Field(default_factory=dict)
     """Where each tracker of training.tracking can be read: an address, or a file's name."""
+    search: SearchSummary | None = None
+    """What its search came to, when there was one; status tells it from here, also when the pod is gone."""
 
 
 def version_digest(manifest: bytes) -> str:

@@ -56,7 +56,8 @@ def spec_hash(spec: RegularizedModelSpec, snapshot: str, request_id: str | None 
     """What makes a new version: task, data with resolved snapshot digest, engine, regularizers, search, seeds, a named image, the request.
 
     Only non-default fields count, so a field that a later release adds changes no existing hash. Gates, serving, SLOs, retention,
-    training resources and the operator's default image are left out on purpose: changing them never retrains.
+    training resources, the operator's default image and a parallelism that decides nothing are left out on purpose: changing them never
+    retrains.
     """
     data = _given(spec.data)
     data["snapshot"] = {**data.get("snapshot", {}), "digest": snapshot}
@@ -67,7 +68,7 @@ def spec_hash(spec: RegularizedModelSpec, snapshot: str, request_id: str | None 
         "regularizers": _given(spec.regularizers),
     }
     if spec.search is not None:
-        parts["search"] = _given(spec.search)
+        parts["search"] = spec.search.deciding()
     if spec.evaluation.seeds != 1:
         parts["seeds"] = spec.evaluation.seeds
     if spec.training.image is not None:

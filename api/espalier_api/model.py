@@ -19,6 +19,7 @@ from espalier_api.model_spec import Artifacts, Serving, Slo, Training
 from espalier_api.names import API_VERSION, MODEL_NAME_MAX
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
+from espalier_api.search_result import SearchSummary
 
 DNS_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
@@ -121,6 +122,8 @@ class VersionStatus(StatusModel):
     """Names below the version's prefix in the store, e.g. `pictures/reliability.png`."""
     tracking: dict[str, Annotated[str, Field(max_length=1024)]] = Field(default_factory=dict, max_length=8)
     """Tracker -> where to read it: a run's page, event files in the store, or a name below the version's prefix (`evidently.html`)."""
+    search: SearchSummary | None = None
+    """What its search came to, when there was one; search.json below the prefix holds every trial."""
 
 
 class TrialsStatus(StatusModel):

@@ -20,6 +20,7 @@ from espalier_api.model_spec import ProcessCount, Tracking
 from espalier_api.names import API_VERSION, SIGNING_FOLDER, SIGNING_KEY, SIGNING_PUBLIC_KEY
 from espalier_api.regularizers import Regularizers
 from espalier_api.search import Search
+from espalier_api.search_result import SearchSummary
 
 TERMINATION_MESSAGE_BYTES = 4096
 """What the kubelet keeps of /dev/termination-log."""
@@ -145,21 +146,6 @@ OUTCOME_OF_EXIT: dict[int, Outcome] = {
 """Every other exit code is `Failed`."""
 
 
-class SearchSummary(StatusModel):
-    """What a search came to; search.json in the artifact holds every trial."""
-
-    trials: int = 0
-    """How many ended."""
-    failed: int = 0
-    """Of those."""
-    metric: str = ""
-    """Of search.objective."""
-    best: float | None = None
-    """Its value in the best trial."""
-    number: int | None = None
-    """Of the best trial, from 0."""
-
-
 class TrainingResult(StatusModel):
     """The termination message: a summary of at most 4096 bytes. metrics.json in the artifact holds everything."""
 
@@ -183,11 +169,13 @@ class TrainingResult(StatusModel):
     def to_termination_message(self) -> str:
         """JSON of at most 4096 bytes. Metrics give way first (the manifest has them), diagnoses last: they travel here only.
 
-        In turn: group metrics, intervals, a long message, long diagnoses, classes, all metrics, diagnoses.
+        In turn: a search's values and Pareto set, group metrics, intervals, a long message, long diagnoses, classes, all metrics,
+        diagnoses.
         """
         for shorter in (
             self,
-            kept := self.model_copy(update={"metrics": {k: v for k, v in self.metrics.items() if "/" not in k}}),
+            kept := self.model_copy(update={"search": self.search.short() if self.search else None}),
+            kept := kept.model_copy(update={"metrics": {k: v for k, v in kept.metrics.items() if "/" not in k}}),
             kept := kept.model_copy(
                 update={"metrics": {k: MetricValue(value=v.value) for k, v in kept.metrics.items()}}
             ),

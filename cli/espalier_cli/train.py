@@ -219,8 +219,10 @@ def _words(event: dict[str, Any]) -> Iterator[str]:
             yield "fold: " + ", ".join(f"{name} {_short(value)}" for name, value in event["metrics"].items())
         case "fit":
             yield f"fit, seed {event['seed']}: {event['epochs']} epochs"
+        case "trials-found":
+            yield f"resumed: {event['count']} trials were done"
         case "resumed":
-            yield f"resumed: {event['trials']} trials were done, step {event['step']}"
+            yield f"resumed: {event['folds']} folds were done, step {event['step']}"
         case _:
             return
 

@@ -13,7 +13,7 @@ from espalier_api.rollout import CanaryRolloutSpec, CanaryRolloutStatus
 from espalier_cli.texts import age, evidence_bar, left, number, share_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from espalier_api.conditions import Condition
@@ -35,6 +35,7 @@ STATE_COLOURS = {
 }
 SHOWN_HISTORY = 5
 SHOWN_METRICS = 4
+SHOWN_SEARCHES = 2
 
 
 def table(models: list[Object], rollouts: list[Object], now: datetime) -> Table:
@@ -78,6 +79,7 @@ def detail(model: Object, rollout: Object | None, now: datetime) -> RenderableTy
     else:
         parts += _rollout(rollout, now)
     parts += _versions(status, now)
+    parts += _searches(status)
     return Group(*parts)
 
 
@@ -100,6 +102,9 @@ def _training(status: RegularizedModelStatus) -> Iterator[RenderableType]:
         line += share_bar(training.progress)
     if training.epoch is not None and training.epochs:
         line += f"  epoch {training.epoch}/{training.epochs}"
+    if training.trials is not None:
+        best = "" if training.trials.best is None else f", best {number(training.trials.best)}"
+        line += f"  trial {training.trials.done}/{training.trials.total}{best}"
     if training.validation_loss is not None:
         line += f"  loss {number(training.train_loss)} / {number(training.validation_loss)} (train / validation)"
     yield Text(line)
@@ -171,6 +176,25 @@ def _versions(status: RegularizedModelStatus, now: datetime) -> Iterator[Rendera
         state = _coloured(version.state, STATE_COLOURS)
         result.add_row(version.version, state, *numbers, gates, version.requested_by, age(version.created_at, now), why)
     yield result
+
+
+def _searches(status: RegularizedModelStatus) -> Iterator[RenderableType]:
+    """What the newest searches found, with the winners' values; two objectives have a line more."""
+    found = [(version.version, version.search) for version in status.versions if version.search is not None]
+    for version, search in found[:SHOWN_SEARCHES]:
+        failed = f", {search.failed} failed" if search.failed else ""
+        best = f"best {search.metric} {number(search.best)} in trial {search.number}"
+        line = f"\nSearch of {version}, {search.method}: {search.trials} trials{failed}; {best}: {_values(search.params)}"
+        if search.second_metric is not None:
+            points = "  ".join(f"#{point.number} {number(point.value)}/{number(point.second)}" for point in search.pareto)
+            line += f"\n  Pareto set, {search.metric}/{search.second_metric}: {points}"
+        yield Text(line)
+
+
+def _values(params: Mapping[str, float | str]) -> str:
+    """`l2.strength=0.001, dropout.p=0.3`: without the words that all paths begin with."""
+    told = [(path.partition(".")[2], value) for path, value in params.items()]
+    return ", ".join(f"{path}={number(value) if isinstance(value, float) else value}" for path, value in told)
 
 
 def _judged(status: RegularizedModelStatus) -> list[str]:

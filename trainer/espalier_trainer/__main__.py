@@ -12,7 +12,7 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from espalier_api.model import Diagnosis
 from espalier_api.names import JOB_PATH, PORT_TRAINER
@@ -24,6 +24,9 @@ from espalier_trainer.storage import FolderStore, ObjectStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+INDEX: Final = "JOB_COMPLETION_INDEX"
+"""Set by Kubernetes in the pods of an Indexed Job."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +84,7 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
     )
     preemption = session.Preemption()
     preemption.install()
-    world = run.World(_opener(arguments.local), board, preemption)
+    world = run.World(_opener(arguments.local), board, preemption, worker=_worker())
     try:
         with world.tracking:
             result: TrainingResult = run.run(job, world)
@@ -89,6 +92,12 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
         server.shutdown()
         server.server_close()
     return result.model_copy(update={"message": "; ".join((result.message, *world.tracking.lost()))})
+
+
+def _worker() -> int | None:
+    """Which pod of an Indexed Job this is, as Kubernetes tells it: who runs which trial, and nothing of what comes out."""
+    index = os.environ.get(INDEX)
+    return None if index is None else int(index)
 
 
 def _opener(local: Path | None) -> Callable[[str, str], ObjectStore]:

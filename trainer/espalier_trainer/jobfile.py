@@ -41,10 +41,6 @@ def check(job: TrainingJob) -> None:
     """The API's rules once more, then what this release of the trainer does not do."""
     if found := errors(validate(Subject.of_job(job))):
         raise InvalidConfigError("; ".join(map(str, found)))
-    if job.search is not None and job.search.parallelism > 1:
-        raise InvalidConfigError(
-            "search.parallelism: this trainer runs trials one after another inside its Job; set it to 1"
-        )
     if job.data.label_column_noise_audit:
         raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
 
@@ -76,5 +72,5 @@ def config_digest(job: TrainingJob) -> str:
     """What a checkpoint belongs to: everything that decides the fit, nothing that differs between attempts."""
     dumped = job.dump()
     kept = ("version", "specHash", "task", "data", "engine", "regularizers", "references", "seeds", "seed")
-    searched = ("search",) if job.search is not None else ()
-    return json_digest({key: dumped.get(key) for key in (*kept, *searched)})
+    searched = {} if job.search is None else {"search": job.search.deciding()}
+    return json_digest({**{key: dumped.get(key) for key in kept}, **searched})

@@ -34,16 +34,19 @@ from espalier_trainer.prepared import Prepared, fit_data
 from espalier_trainer.preprocessing import Standardizer
 from espalier_trainer.selection import build
 from espalier_trainer.selection.memory import Memory
+from espalier_trainer.selection.team import Pace, Team
 from espalier_trainer.session import Clock, Preemption
 from espalier_trainer.tracking import End, Tracking, reported, reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from espalier_api.training import SearchSummary, TrainingJob
+    from espalier_api.search_result import SearchSummary
+    from espalier_api.training import TrainingJob
     from espalier_trainer.checkpoint import Checkpoints, Identity
     from espalier_trainer.engines import Contribution, Engine, Fitted
     from espalier_trainer.progress import Board
+    from espalier_trainer.selection.records import Records
     from espalier_trainer.storage import ObjectStore
 
 MAX_TOLD_CLASSES: Final = 20
@@ -58,6 +61,9 @@ class World:
     board: Board
     preemption: Preemption = field(default_factory=Preemption)
     tracking: Tracking = field(default_factory=Tracking)
+    worker: int | None = None
+    """Which pod of an Indexed Job this is; None when there is no other."""
+    pace: Pace = field(default_factory=Pace)
 
 
 def run(job: TrainingJob, world: World) -> TrainingResult:
@@ -67,15 +73,20 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     store = world.open_store(job.artifact.uri, "artifact.uri")
     if (there := publishing.published(store, job)) is not None:
         say("already-published", digest=there[1])
-        return _result(there[0].metrics, there[1], there[0].content_sha256, began, **_recorded(store))
+        found = {**_recorded(store), "search": there[0].search}
+        return _result(there[0].metrics, there[1], there[0].content_sha256, began, **found)
     signer = import_module("espalier_trainer.export.sign").read_signer(job.signing) if job.signing is not None else None
-    world.tracking.start(job, world.open_store)
+    if not world.worker:  # the leader tells of the search, too
+        world.tracking.start(job, world.open_store)
     world.board.phase("LoadingData")
     prepared = prepare(job, world)
     engine = build.engine(job)
     engine.plan(prepared.fit)
     start = _resume(job, world, engine, prepared)
-    job, files, summary_of_search = _select(job, world, prepared, start)
+    selected = _select(job, world, prepared, start)
+    if selected is None:
+        return _helped(world, began)
+    job, files, summary_of_search = selected
     if job.search is not None:
         engine = build.engine(job)
         engine.plan(prepared.fit)
@@ -85,13 +96,12 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         evaluations[0].notes["tracking"] = troubles
     world.preemption.check("exporting")
     world.board.phase("Exporting")
-    package, provenance = _package(job, engine, fitted, evaluations, prepared)
+    package, provenance = _package(job, engine, fitted, evaluations, prepared, summary_of_search)
     world.preemption.check("publishing")
     world.board.phase("Publishing")
     package.tracking |= world.tracking.links() | reported(package.files)
     manifest, digest = publishing.publish(store, engine, package, provenance, prepared.parts["train"], signer)
-    if start.checkpoints is not None:
-        start.checkpoints.clear()
+    _clear(start)
     world.tracking.finish(End.of(manifest, digest, package.files, job.artifact.uri))
     return _result(
         manifest.metrics,
@@ -162,20 +172,26 @@ class Start:
     """Where a run begins: at nothing, or where the attempt before it was ended."""
 
     checkpoints: Checkpoints | None
-    memory: Memory  # of selection
+    memory: Memory  # of crossValidation
+    records: Records | None = None  # of a search's trials
+    team: Team = field(default_factory=Team)
     fit: Mapping[str, Any] | None = None  # state of the fit that was cut
     done: list[Evaluation] = field(default_factory=list)
 
 
 def _select(
     job: TrainingJob, world: World, prepared: Prepared, start: Start
-) -> tuple[TrainingJob, dict[str, bytes], SearchSummary | None]:
-    """What comes before the fits that are shipped: the job with the winner's values, files that tell of it, and a summary."""
+) -> tuple[TrainingJob, dict[str, bytes], SearchSummary | None] | None:
+    """What comes before the fits that are shipped: the job with the winner's values, files that tell of it, and a summary. None for a
+    worker that only helped to search.
+    """
     files: dict[str, bytes] = {}
     told: SearchSummary | None = None
-    if job.search is not None:
+    if start.records is not None:
         search = import_module("espalier_trainer.selection.search")
-        found = search.run(job, prepared, start.memory, world.board, world.preemption)
+        found = search.run(job, prepared, start.records, start.team, world.board, world.preemption)
+        if found is None:
+            return None
         job, told, files[search.FILE] = found.job, found.summary, found.file
         world.tracking.search(json.loads(found.file)["trials"])
     if job.regularizers.cross_validation is not None:
@@ -213,8 +229,30 @@ def _fit_all(
 
 
 def _resume(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) -> Start:
-    """The newest state that belongs here; engines that fit in one piece have none, unless there is a selection to remember."""
-    if not engine.resumable and job.search is None and job.regularizers.cross_validation is None:
+    """The newest state that belongs here; engines that fit in one piece have none, unless there are folds to remember."""
+    if job.search is None:
+        return _resumed(job, world, engine, prepared)
+    module = import_module("espalier_trainer.selection.records")
+    team = Team.of(job.search, world.worker, world.pace)
+    start = _resumed(job, world, engine, prepared) if team.leads else Start(None, Memory(None, lambda: None))
+    store = world.open_store(f"{job.checkpoint.uri.rstrip('/')}/{module.FOLDER}", "checkpoint.uri")
+    start.records = module.Records(store, module.Owner(config_digest(job), prepared.snapshot_digest))
+    start.team = team
+    return start
+
+
+def _clear(start: Start) -> None:
+    """Remove what the next attempt would have gone on from. Workers that come late must still find each other's trials: on a cluster
+    the operator removes those, with the Job.
+    """
+    if start.checkpoints is not None:
+        start.checkpoints.clear()
+    if start.records is not None and start.team.count == 1:
+        start.records.clear()
+
+
+def _resumed(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) -> Start:
+    if not engine.resumable and job.regularizers.cross_validation is None:
         return Start(None, Memory(None, lambda: None))
     module = import_module("espalier_trainer.checkpoint")
     identity: Identity = module.Identity(config_digest(job), prepared.snapshot_digest, 0, engine.world)
@@ -224,7 +262,7 @@ def _resume(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) 
     if state:
         start.fit, start.done = state["fit"], [_evaluation(e) for e in state["done"]]
         step = None if start.fit is None else start.fit["step"]
-        say("resumed", step=step, fit=len(start.done) + 1, trials=len(start.memory.trials))
+        say("resumed", step=step, fit=len(start.done) + 1, folds=len(start.memory.folds))
     return start
 
 
@@ -303,7 +341,12 @@ class FitSession:
 
 # --- results ----------------------------------------------------------------------------------------------------------
 def _package(
-    job: TrainingJob, engine: Engine, fitted: Fitted, evaluations: list[Evaluation], prepared: Prepared
+    job: TrainingJob,
+    engine: Engine,
+    fitted: Fitted,
+    evaluations: list[Evaluation],
+    prepared: Prepared,
+    search: SearchSummary | None,
 ) -> tuple[Any, Any]:
     packaging = import_module("espalier_trainer.export.package")
     means = summary(evaluations, frozenset(job.group_metrics), classification=bool(prepared.fit.classes), seed=job.seed)
@@ -314,6 +357,7 @@ def _package(
         created_at=format_time(datetime.now(UTC).replace(microsecond=0)),
         rows={n: len(p) for n, p in prepared.parts.items()} | ({"purged": prepared.purged} if prepared.purged else {}),
         previous={} if prepared.question.predecessor is None else prepared.question.predecessor.metrics,
+        search=search,
         software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
     )
     return packaging.build(
@@ -333,6 +377,17 @@ def _recorded(store: ObjectStore) -> dict[str, Any]:
     content = store.read(artifact.METRICS)
     saved = json.loads(content) if content else {}
     return {"diagnosis": tuple(Diagnosis.model_validate(d) for d in saved.get("diagnosis", ()))}
+
+
+def _helped(world: World, began: float) -> TrainingResult:
+    """Of a worker that does not lead: the version is another pod's."""
+    return TrainingResult(
+        outcome="Succeeded",
+        exit_code=ExitCode.OK,
+        reason="TrainingSucceeded",
+        message=f"worker {world.worker}: no trial of the search is left; worker 0 fits the winner",
+        duration_seconds=round(time.monotonic() - began, 3),
+    )
 
 
 def _result(

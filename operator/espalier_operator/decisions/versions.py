@@ -104,6 +104,7 @@ def published(stored: Stored, gates: Iterable[Gate], base: VersionStatus | None 
             "parent": manifest.parent,
             "requested_by": manifest.requested_by,
             "metrics": bounded(manifest.metrics, gates),
+            "search": manifest.search,
             "pictures": tuple(sorted(n for n in manifest.files if n.startswith(PICTURES)))[:MAX_PICTURES],
             "tracking": dict(sorted(manifest.tracking.items())[:MAX_TRACKERS]),
         }

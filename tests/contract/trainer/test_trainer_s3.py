@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from espalier_api.artifact import Manifest, version_digest
 from espalier_api.hashing import snapshot_digest
 from espalier_api.training import TrainingResult
 from espalier_trainer.errors import InfrastructureError
+from espalier_trainer.selection.records import Owner, Records
 from espalier_trainer.storage import AlreadyExistsError, FolderStore, ObjectStore, open_store
 from tests.contract.seaweedfs import SECRET
 from tests.unit.trainer import jobs
@@ -153,3 +155,59 @@ def test_without_a_store_the_attempt_is_retried(s3: S3, tmp_path: Path) -> None:
         result, _ = finished(process, tmp_path)
     assert (result.exit_code, result.outcome, result.reason) == (69, "Failed", "InfrastructureFailure")
     assert "cannot read s3://models/away/v1/manifest.json" in result.message
+
+
+# --- workers that share a search ------------------------------------------------------------------------------------------
+def test_records_of_trials_keep_their_promises_on_s3(store: ObjectStore) -> None:
+    """What the unit tests hold against a folder: written once, found by others, foreign ones written over."""
+    owner, stranger = Owner("sha256:a", "sha256:d"), Owner("sha256:b", "sha256:d")
+    mine, theirs, foreign = (Records(store, each) for each in (owner, owner, stranger))
+    trial = {"number": 3, "params": {"regularizers.l2.strength": 0.1 + 0.2}, "status": "Succeeded", "objective": 1 / 3}
+    mine.keep(trial)
+    assert theirs.refresh() == 1
+    assert theirs.sorted() == [trial]
+    assert theirs.keep({**trial, "objective": 9.0}) == trial
+    assert foreign.refresh() == 0
+    foreign.keep({**trial, "objective": 2.0})
+    again = Records(store, stranger)
+    assert again.refresh() == 1
+    assert again.sorted()[0]["objective"] == 2.0
+    again.clear()
+    assert store.entries() == []
+
+
+def test_two_processes_share_a_search_and_one_is_sent_away(s3: S3, tmp_path: Path) -> None:
+    """Two workers on one store, the second one ended in the middle and started again: what one process alone finds, each trial once."""
+    engine = {"torch": {"architecture": {"mlp": {"hidden": [16]}}, "epochs": 60, "batchSize": 32}}
+    space = {"regularizers.l2.strength": {"logUniform": {"min": 1e-5, "max": 1e-1}}}
+    search = {"method": "random", "trials": 10, "parallelism": 2, "space": space}
+    folders = [tmp_path / name for name in ("alone", "zero", "one")]
+    specs = []
+    for folder, name in zip(folders, ("alone", "shared", "shared"), strict=True):
+        folder.mkdir()
+        specs.append(staged(s3, name, folder, engine=engine, search=search))
+    with (
+        jobs.start(folders[0], specs[0], local=False, **s3.env()) as alone,
+        jobs.start(folders[1], specs[1], local=False, **s3.env(JOB_COMPLETION_INDEX="0")) as leader,
+        jobs.start(folders[2], specs[2], local=False, **s3.env(JOB_COMPLETION_INDEX="1")) as helper,
+    ):
+        first = ""
+        for entry in helper.stdout or ():
+            first += entry
+            if '"event": "trial"' in entry:
+                helper.send_signal(signal.SIGTERM)
+                break
+        sent_away, rest = finished(helper, folders[2])
+        with jobs.start(folders[2], specs[2], local=False, **s3.env(JOB_COMPLETION_INDEX="1")) as back:
+            helped, second = finished(back, folders[2])
+        led, third = finished(leader, folders[1])
+        single, _ = finished(alone, folders[0])
+    assert [each.exit_code for each in (sent_away, helped, led, single)] == [75, 0, 0, 0], first + rest + second + third
+    assert (helped.digest, led.search) == (None, single.search)
+    ran = [event["number"] for log in (first + rest, second, third) for event in jobs.events(log) if event["event"] == "trial"]
+    assert sorted(ran) == list(range(10))
+    told = [json.loads(s3.client.get_object(Bucket="models", Key=f"{n}/v1/search.json")["Body"].read()) for n in ("alone", "shared")]
+    for one in told:
+        for trial in (*one["trials"], one["best"]):
+            del trial["seconds"]
+    assert told[0] == told[1]

@@ -86,6 +86,34 @@ def shown(view: RenderableType) -> str:
     return captured.get()
 
 
+def searched(**changes: Any) -> dict[str, Any]:
+    search = {
+        "method": "bayesian",
+        "trials": 20,
+        "failed": 1,
+        "metric": "valLoss",
+        "best": 0.12345678,
+        "number": 17,
+        "params": {"regularizers.l2.strength": 0.001234567, "regularizers.calibration": "true"},
+        **changes,
+    }
+    version = {"version": "v3", "state": "Champion", "search": search}
+    trials = {"done": 5, "total": 20, "best": 0.25}
+    training = {"version": "v4", "attempt": 1, "phase": "Searching", "trials": trials}
+    return {**MODEL, "status": {"versions": [version], "training": training}}
+
+
+def test_a_search_is_told_in_a_line_and_a_pareto_set_in_another() -> None:
+    text = shown(detail(searched(), None, NOW))
+    assert "trial 5/20, best 0.25" in text
+    line = "Search of v3, bayesian: 20 trials, 1 failed; best valLoss 0.1235 in trial 17: l2.strength=0.001235, calibration=true"
+    assert line in text
+    assert "Pareto" not in text
+    points = [{"number": 17, "value": 0.12, "second": 25450}, {"number": 3, "value": 0.2, "second": 640}]
+    text = shown(detail(searched(secondMetric="parameters", second=25450, pareto=points), None, NOW))
+    assert "Pareto set, valLoss/parameters: #17 0.12/25,450  #3 0.2/640" in text
+
+
 def test_the_table_tells_the_story_of_a_canary_in_one_line() -> None:
     line = shown(table([MODEL], [ROLLOUT], NOW)).splitlines()[1].split()
     assert line == [

@@ -5,11 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espalier_api.artifact import MetricValue
+from espalier_api.artifact import Manifest, MetricValue, version_digest
 from espalier_api.evaluation import Gate
 from espalier_api.gates import judge_gates
 from espalier_api.model import VersionState, VersionStatus
 from espalier_operator.decisions import versions as v
+from tests.unit.operator.samples import manifest
 
 GATES = (Gate(metric="accuracy", min=0.9),)
 STATES: tuple[VersionState, ...] = (
@@ -46,6 +47,20 @@ def test_retention_keeps_what_is_in_use(history: list[VersionStatus], keep: int)
     assert not candidates or candidates[0] in kept
     finished = [each for each in v.newest_first(history) if each.state != "Training"]
     assert all(each in kept for each in finished[:keep])
+
+
+def test_what_a_search_came_to_is_a_fact_of_the_manifest() -> None:
+    """So it is told also when the pod and its message are gone, and of versions that a former object left."""
+    search = {
+        "method": "random", "trials": 9, "failed": 1, "metric": "valLoss", "best": 0.25, "number": 4, "second": 640,
+        "params": {"regularizers.l2.strength": 0.001, "regularizers.calibration": "true"}, "secondMetric": "parameters",
+        "pareto": [{"number": 4, "value": 0.25, "second": 640}, {"number": 7, "value": 0.5, "second": 64}],
+    }  # fmt: skip
+    content = manifest("v3", "sha256:" + "c" * 64, search=search)
+    status = v.published(v.Stored(Manifest.model_validate_json(content), version_digest(content)), GATES)
+    assert status.dump()["search"] == search
+    plain = manifest("v3", "sha256:" + "c" * 64)
+    assert "search" not in v.published(v.Stored(Manifest.model_validate_json(plain), version_digest(plain)), GATES).dump()
 
 
 @given(histories, st.integers(1, 10))

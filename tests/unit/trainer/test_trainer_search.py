@@ -12,29 +12,20 @@ import pytest
 from scipy import stats
 
 from espalier_api import artifact
-from espalier_api.search import Search
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.progress import Board
 from espalier_trainer.run import World, run
 from espalier_trainer.selection import proposals, space
-from espalier_trainer.selection.search import best_of
+from espalier_trainer.selection.pareto import best_of
 from espalier_trainer.session import Preemption
 from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import jobs
+from tests.unit.trainer.searches import LOG, search, searching, told
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LOG: dict[str, Any] = {"logUniform": {"min": 1e-6, "max": 1e-1}}
 CHOICE: dict[str, Any] = {"choice": [0, 1e-3, 1e-1]}
-
-
-def searching(space: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    return {"method": "random", "trials": 4, "space": space or {"regularizers.l2.strength": LOG}, **changes}
-
-
-def search(space: dict[str, Any] | None = None, **changes: Any) -> Search:
-    return Search.model_validate(searching(space, **changes))
 
 
 def records(objectives: list[float | None]) -> list[dict[str, Any]]:
@@ -198,11 +189,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return jobs.stage(tmp_path)
 
 
-def told(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / jobs.VERSION / "search.json").read_bytes())
-    return found
-
-
 @pytest.mark.parametrize("method, folds", [("random", 1), ("bayesian", 1), ("grid", 3), ("path", 1)])
 def test_the_winner_is_trained_and_published(folder: Path, method: str, folds: int) -> None:
     asked = searching({"regularizers.l2.strength": LOG}, method=method, folds=folds, trials=3)
@@ -241,12 +227,6 @@ def test_too_many_failures_end_the_search(folder: Path) -> None:
     assert result.exit_code == 42
     assert "1 of 1 trials failed and maxFailed is 0" in result.message
     assert "R13" in result.message
-
-
-def test_parallel_trials_are_refused(folder: Path) -> None:
-    result = jobs.train(folder, search=searching(parallelism=3))
-    assert result.exit_code == 42
-    assert "search.parallelism" in result.message
 
 
 class Tiring(Preemption):
@@ -293,9 +273,9 @@ def test_progress_tells_how_far_a_search_is() -> None:
     board = Board(jobs.parsed())
     board.phase("Searching")
     board.trials(3, 12, 0.25)
-    told = json.loads(board.as_json())
-    assert (told["phase"], told["trials"]) == ("Searching", {"done": 3, "total": 12, "best": 0.25})
-    assert all(a <= b for a, b in pairwise([told["trials"]["done"], told["trials"]["total"]]))
+    shown = json.loads(board.as_json())
+    assert (shown["phase"], shown["trials"]) == ("Searching", {"done": 3, "total": 12, "best": 0.25})
+    assert all(a <= b for a, b in pairwise([shown["trials"]["done"], shown["trials"]["total"]]))
 
 
 def test_a_killed_ensemble_of_paths_ends_in_the_same_bits(tmp_path: Path) -> None:
@@ -314,5 +294,5 @@ def test_a_killed_ensemble_of_paths_ends_in_the_same_bits(tmp_path: Path) -> Non
         except PreemptedError:
             ends += 1
     assert ends >= 2
-    told = [(place / jobs.VERSION / artifact.MODEL_WEIGHTS).read_bytes() for place in places]
-    assert told[0] == told[1]
+    weights = [(place / jobs.VERSION / artifact.MODEL_WEIGHTS).read_bytes() for place in places]
+    assert weights[0] == weights[1]

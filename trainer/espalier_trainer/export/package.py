@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from espalier_api.search_result import SearchSummary
     from espalier_api.training import TrainingJob
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine, Fitted
@@ -50,6 +51,7 @@ class Provenance:
     rows: Mapping[str, int]
     software: Mapping[str, str]
     previous: Mapping[str, MetricValue] = field(default_factory=dict)  # metrics of the version before
+    search: SearchSummary | None = None  # what came before the fit
 
 
 def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
@@ -278,7 +280,7 @@ def build(
             "notes": report.notes,
         }
     )
-    files |= pictures.draw(report, first)
+    files |= pictures.draw(report, first, files)
     files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
     files[artifact.REFERENCE] = _json(reference(data, told, missing=nullable(job)))
     files[artifact.MODEL_CARD] = model_card(

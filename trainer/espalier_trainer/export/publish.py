@@ -80,6 +80,7 @@ def publish(
         },
         metrics=package.metrics,
         tracking=package.tracking,
+        search=provenance.search,
     )
     content = (json.dumps(manifest.dump(), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
     if signer is not None:

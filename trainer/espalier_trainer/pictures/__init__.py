@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
@@ -10,10 +10,12 @@ from espalier_api.artifact import PICTURES
 from espalier_trainer.log import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from espalier_trainer.engines import FitReport
     from espalier_trainer.evaluation.evaluate import Evaluation
 
-ALL: Final = ("curves", "contributions", "reliability", "risk_coverage")
+ALL: Final = ("curves", "contributions", "reliability", "risk_coverage", "regularization_path", "search")
 """Modules below, each with `draw(story) -> bytes | None`; None when there is nothing to see."""
 
 
@@ -23,11 +25,13 @@ class Story:
 
     report: FitReport
     evaluation: Evaluation
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Of the version, by name: path.json and search.json tell of what came before the fit."""
 
 
-def draw(report: FitReport, evaluation: Evaluation) -> dict[str, bytes]:
+def draw(report: FitReport, evaluation: Evaluation, files: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
     """Files by name. Empty, and a word in the log, in an image without matplotlib."""
-    story = Story(report, evaluation)
+    story = Story(report, evaluation, files or {})
     try:
         drawn = {name: import_module(f"{__name__}.{name}").draw(story) for name in ALL}
     except ModuleNotFoundError as error:

@@ -34,15 +34,15 @@ _LOOK: Final[dict[Any, Any]] = {
 
 
 class Picture:
-    """A figure with `panels` axes side by side; never pyplot, whose state is global."""
+    """A figure with `panels` axes side by side, or `rows` above each other; never pyplot, whose state is global."""
 
-    def __init__(self, panels: int = 1) -> None:
+    def __init__(self, panels: int = 1, rows: int = 1) -> None:
         with mpl.rc_context(_LOOK):
             self._figure = Figure(figsize=SIZE, dpi=DPI)  # fixed margins: a layout engine draws everything twice
             left = 0.1 if panels == 1 else 0.22
-            self._figure.subplots_adjust(left=left, right=0.97, bottom=0.14, top=0.91, wspace=0.12)
+            self._figure.subplots_adjust(left=left, right=0.97, bottom=0.14, top=0.91, wspace=0.12, hspace=0.12)
             FigureCanvasAgg(self._figure)
-            self.axes: list[Axes] = list(self._figure.subplots(1, panels, squeeze=False)[0])
+            self.axes: list[Axes] = list(self._figure.subplots(rows, panels, squeeze=False).flat)
 
     def png(self) -> bytes:
         """The bytes; no software, no date."""

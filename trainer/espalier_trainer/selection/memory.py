@@ -1,4 +1,4 @@
-"""What selection knows so far, as plain JSON values: it rides in every checkpoint, so that no finished trial or fold is repeated."""
+"""What crossValidation knows so far, as plain JSON values: it rides in every checkpoint, so that no finished fold is repeated."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SECONDS: Final = 5.0
-"""Between checkpoints after short trials; a trial that takes longer is saved when it ends."""
+"""Between checkpoints after short folds; one that takes longer is saved when it ends."""
 
 
 class Memory:
-    """Records of trials and folds. `write` saves the checkpoint of a moment between two fits."""
+    """Records of folds. `write` saves the checkpoint of a moment between two fits."""
 
     def __init__(self, saved: Mapping[str, Any] | None, write: Callable[[], None]) -> None:
         found = saved or {}
-        self.trials: list[dict[str, Any]] = list(found.get("trials", ()))
         self.folds: list[dict[str, Any]] = list(found.get("folds", ()))
         self._write, self._clock = write, Clock(SECONDS)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"trials": self.trials, "folds": self.folds}
+        return {"folds": self.folds}
 
     def changed(self) -> None:
         """Save, if the last time is long ago."""

@@ -1,7 +1,8 @@
-"""Point values of a fit on judged rows: what trials are ranked by and folds are averaged over. Raw scores, before calibration."""
+"""Point values of a fit on judged rows, and its size: what trials are ranked by and folds are averaged over. Raw scores, before calibration."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,11 +51,25 @@ def _classes(
     return told
 
 
-def one(name: str, told: dict[str, float]) -> float:
-    """The metric that the job asks for. InvalidConfigError when these rows have none of that name."""
+def sizes(fitted: Fitted, standardizer: Standardizer, classes: int, asked: str) -> dict[str, float]:
+    """How large a fit is: numbers in its weights, those that are not zero, and bytes of its graph with the weights beside it.
+
+    The graph is made only when `artifactBytes` is asked for. Trees have no weights and are told by their bytes alone.
+    """
+    weights = [value for value in fitted.weights().values() if value.dtype.kind == "f"]
+    told: dict[str, float] = {}
+    if weights:
+        told["parameters"] = float(sum(value.size for value in weights))
+        told["nonzeroParameters"] = float(sum(int((value != 0).sum()) for value in weights))
+    if asked == "artifactBytes":
+        graph = import_module("espalier_trainer.export.package").served_graph
+        told[asked] = float(len(graph(fitted, standardizer, classes, 1.0, ())) + sum(value.nbytes for value in weights))
+    return told
+
+
+def one(name: str, told: dict[str, float], field: str = "search.objective.metric") -> float:
+    """The metric that the job's `field` asks for. InvalidConfigError when these rows or this engine have none of that name."""
     if name not in told:
         known = ", ".join(sorted(set(told) - {"standardError"}))
-        raise InvalidConfigError(
-            f"search.objective.metric: {name} cannot be measured on this task's rows; use one of {known}"
-        )
+        raise InvalidConfigError(f"{field}: {name} cannot be measured on this task's rows; use one of {known}")
     return told[name]

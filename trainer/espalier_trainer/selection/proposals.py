@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 from espalier_trainer import rng
 from espalier_trainer.errors import InvalidConfigError
 
+Values = dict[str, float | str]
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from espalier_api.search import Dimension, Search
-
-    Values = dict[str, float | str]
+    from espalier_api.search import Dimension, Objective, Search, SecondObjective
 
 STARTUP: Final = 10
 """Random trials before the Bayesian model speaks (optuna's own default)."""
@@ -30,13 +30,17 @@ def count(search: Search) -> int:
     return search.trials
 
 
-def propose(search: Search, seed: int, trials: Sequence[Mapping[str, Any]]) -> Values:
-    """Values of trial number len(trials), by path; `trials` are the records of those before."""
-    return _METHODS[search.method](search, seed, trials)
+def propose(
+    search: Search, seed: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values] = ()
+) -> Values:
+    """Values of trial number len(trials) + len(pending), by path: `trials` are the records of the rounds before, `pending` the values of
+    this round's trials before it, which run at the same time.
+    """
+    return _METHODS[search.method](search, seed, trials, pending)
 
 
-def _random(search: Search, seed: int, trials: Sequence[Mapping[str, Any]]) -> Values:
-    number = len(trials)
+def _random(search: Search, seed: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values]) -> Values:
+    number = len(trials) + len(pending)
     return {
         path: at(dimension, rng.derive(seed, "random", number, index) / (1 << 63))
         for index, (path, dimension) in enumerate(search.space.items())
@@ -95,34 +99,47 @@ def _path(search: Search) -> list[float]:
     return sorted((float(value) for value in values), reverse=True)[: search.trials]
 
 
-def _from_grid(search: Search, _: int, trials: Sequence[Mapping[str, Any]]) -> Values:
-    return dict(zip(search.space, _grid(search)[len(trials)], strict=True))
+def _from_grid(search: Search, _: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values]) -> Values:
+    return dict(zip(search.space, _grid(search)[len(trials) + len(pending)], strict=True))
 
 
-def _from_path(search: Search, _: int, trials: Sequence[Mapping[str, Any]]) -> Values:
-    return dict(zip(search.space, (_path(search)[len(trials)],), strict=True))
+def _from_path(search: Search, _: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values]) -> Values:
+    return dict(zip(search.space, (_path(search)[len(trials) + len(pending)],), strict=True))
 
 
 # --- bayesian ---------------------------------------------------------------------------------------------------------
-def _bayesian(search: Search, seed: int, trials: Sequence[Mapping[str, Any]]) -> Values:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011) by optuna. The sampler is made anew for each trial from its own seed and the
-    recorded trials: there is no hidden state to lose. Failed trials are no evidence.
+def _bayesian(search: Search, seed: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values]) -> Values:
+    """Tree-structured Parzen estimators (Bergstra et al. 2011; with two objectives Ozaki et al. 2022) by optuna. The sampler is made anew
+    for each trial from its own seed and the recorded trials: there is no hidden state to lose. Failed trials are no evidence; trials of
+    the same round count as bad ones there (constant liar), so that no two workers try the same.
     """
-    if len(trials) < min(STARTUP, search.trials):
-        return _random(search, seed, trials)
+    number = len(trials) + len(pending)
+    if number < min(STARTUP, search.trials):
+        return _random(search, seed, trials, pending)
     optuna = import_module("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=rng.derive(seed, "tpe", len(trials)) % 2**32, n_startup_trials=0)
-    study = optuna.create_study(sampler=sampler, direction=search.objective.goal)
+    sampler = optuna.samplers.TPESampler(
+        seed=rng.derive(seed, "tpe", number) % 2**32, n_startup_trials=0, constant_liar=bool(pending)
+    )
+    study = optuna.create_study(sampler=sampler, directions=[each.goal for each in _objectives(search)])
     distributions = {path: _distribution(optuna.distributions, one) for path, one in search.space.items()}
+
+    def add(params: Mapping[str, float | str], **outcome: Any) -> None:  # noqa: ANN401 - the library's words
+        known = {path: _told(search.space[path], value) for path, value in params.items()}
+        study.add_trial(optuna.trial.create_trial(params=known, distributions=distributions, **outcome))
+
+    names = ("objective", "second")[: len(study.directions)]
     for trial in trials:
         if trial["status"] == "Succeeded":
-            known = {path: _told(search.space[path], value) for path, value in trial["params"].items()}
-            study.add_trial(
-                optuna.trial.create_trial(params=known, distributions=distributions, value=trial["objective"])
-            )
+            add(trial["params"], values=[trial[name] for name in names])
+    for params in pending:
+        add(params, state=optuna.trial.TrialState.RUNNING)
     asked = study.ask(distributions).params
     return {path: asked[path] if isinstance(asked[path], str) else float(asked[path]) for path in search.space}
+
+
+def _objectives(search: Search) -> list[Objective | SecondObjective]:
+    return [search.objective, *([] if search.second_objective is None else [search.second_objective])]
 
 
 def _distribution(kinds: Any, dimension: Dimension) -> Any:  # noqa: ANN401 - optuna is imported when it is needed
@@ -139,8 +156,9 @@ def _told(dimension: Dimension, value: float | str) -> float | int | str:
     return int(value) if dimension.int_uniform is not None and not isinstance(value, str) else value
 
 
-_METHODS: Final[dict[str, Callable[[Search, int, Sequence[Mapping[str, Any]]], dict[str, float | str]]]] = {
+_METHODS: Final[dict[str, Callable[[Search, int, Sequence[Mapping[str, Any]], Sequence[Values]], Values]]] = {
     "random": _random,
+    "halving": _random,  # of its first rung; rounds.py has the others
     "grid": _from_grid,
     "path": _from_path,
     "bayesian": _bayesian,
