@@ -82,7 +82,7 @@ class SecondObjective(ApiModel):
         "nonzeroParameters",
         "artifactBytes",
     ]
-    """Name of the number: one of the validation part, or a size: numbers in the weights, those that are not zero, bytes of graph and weights."""
+    """Name of the number: one of the validation part, or a size: numbers in the weights, those not zero, bytes of graph and weights."""
     goal: Literal["minimize", "maximize"] = "minimize"
     """Better is smaller or larger."""
 
@@ -112,7 +112,7 @@ class Search(ApiModel):
     trials: int = Field(default=20, ge=1, le=1000)
     """How many, at most; of halving, how many sets of values the first rung tries."""
     parallelism: int = Field(default=1, ge=1, le=100)
-    """Trials at once: as many pods share them. A Bayesian round is as large, so there, and only there, it is part of what decides the winner."""
+    """Trials at once: as many pods share them. A Bayesian round is as large, so there, and only there, it helps to decide the winner."""
     objective: Objective = Objective()
     """What is optimized."""
     second_objective: SecondObjective | None = None
@@ -164,11 +164,11 @@ class Search(ApiModel):
 
     @property
     def workers(self) -> int:
-        """Pods that share the trials."""
+        """Pods that share the trials, never more than there are."""
         return min(self.parallelism, self.trials)
 
     def deciding(self) -> dict[str, Any]:
-        """What decides which trials there are, as given, without defaults: everything, but of parallelism only what a Bayesian round sees."""
+        """What decides which trials there are, as given, without defaults: everything, but parallelism only of a Bayesian search."""
         given = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
         if self.method != "bayesian":
             given.pop("parallelism", None)

@@ -184,9 +184,13 @@ def _searches(status: RegularizedModelStatus) -> Iterator[RenderableType]:
     for version, search in found[:SHOWN_SEARCHES]:
         failed = f", {search.failed} failed" if search.failed else ""
         best = f"best {search.metric} {number(search.best)} in trial {search.number}"
-        line = f"\nSearch of {version}, {search.method}: {search.trials} trials{failed}; {best}: {_values(search.params)}"
+        line = (
+            f"\nSearch of {version}, {search.method}: {search.trials} trials{failed}; {best}: {_values(search.params)}"
+        )
         if search.second_metric is not None:
-            points = "  ".join(f"#{point.number} {number(point.value)}/{number(point.second)}" for point in search.pareto)
+            points = "  ".join(
+                f"#{point.number} {number(point.value)}/{number(point.second)}" for point in search.pareto
+            )
             line += f"\n  Pareto set, {search.metric}/{search.second_metric}: {points}"
         yield Text(line)
 

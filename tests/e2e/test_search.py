@@ -37,7 +37,9 @@ def searching() -> dict[str, Any]:
         "space": {"regularizers.weightDecay.strength": {"logUniform": {"min": 0.003, "max": 10}}},
     }
     engine = torch_engine(batchSize=64, epochs=200)
-    return model_manifest(engine=engine, regularizers={"weightDecay": {"strength": 0.1}}, search=search, training=training)
+    return model_manifest(
+        engine=engine, regularizers={"weightDecay": {"strength": 0.1}}, search=search, training=training
+    )
 
 
 class Logs:
@@ -69,7 +71,15 @@ def at_home(manifest: dict[str, Any], folder: Path) -> dict[str, Any]:
     (folder / "data").mkdir()
     (folder / "data/part-0.parquet").write_bytes(snapshot_parquet(load_digits()))
     (folder / "model.yaml").write_text(yaml.safe_dump(manifest))
-    arguments = ["train", "-f", str(folder / "model.yaml"), "--data", str(folder / "data"), "--out", str(folder / "out")]
+    arguments = [
+        "train",
+        "-f",
+        str(folder / "model.yaml"),
+        "--data",
+        str(folder / "data"),
+        "--out",
+        str(folder / "out"),
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads((folder / "out/default/digits/v1/search.json").read_bytes())
@@ -90,7 +100,8 @@ def test_two_pods_share_a_search_and_one_of_them_is_sent_away(world: World, tmp_
     )
     assert told["total"] == TRIALS
     world.await_(
-        "all trials", lambda: len(set().union(*logs.look().values())) == TRIALS or world.version("v1").get("state") == "Candidate"
+        "all trials",
+        lambda: len(set().union(*logs.look().values())) == TRIALS or world.version("v1").get("state") == "Candidate",
     )
     version = world.await_version("v1", "Candidate", timeout=300)
     assert len(logs.pods(1)) == 2, "the second worker came back"

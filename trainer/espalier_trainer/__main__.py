@@ -12,10 +12,10 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from espalier_api.model import Diagnosis
-from espalier_api.names import JOB_PATH, PORT_TRAINER
+from espalier_api.names import ENV_JOB_INDEX, JOB_PATH, PORT_TRAINER
 from espalier_api.training import OUTCOME_OF_EXIT, TrainingResult
 from espalier_trainer import termination
 from espalier_trainer.errors import UNEXPECTED, DivergedError, InvalidConfigError, ParityError, TrainerError
@@ -24,9 +24,6 @@ from espalier_trainer.storage import FolderStore, ObjectStore, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-INDEX: Final = "JOB_COMPLETION_INDEX"
-"""Set by Kubernetes in the pods of an Indexed Job."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +93,7 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
 
 def _worker() -> int | None:
     """Which pod of an Indexed Job this is, as Kubernetes tells it: who runs which trial, and nothing of what comes out."""
-    index = os.environ.get(INDEX)
+    index = os.environ.get(ENV_JOB_INDEX)
     return None if index is None else int(index)
 
 

@@ -85,7 +85,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     start = _resume(job, world, engine, prepared)
     selected = _select(job, world, prepared, start)
     if selected is None:
-        return _helped(world, began)
+        return _assisted(world, began)
     job, files, summary_of_search = selected
     if job.search is not None:
         engine = build.engine(job)
@@ -233,7 +233,7 @@ def _resume(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) 
     if job.search is None:
         return _resumed(job, world, engine, prepared)
     module = import_module("espalier_trainer.selection.records")
-    team = Team.of(job.search, world.worker, world.pace)
+    team = Team.of(job.search, world.worker if job.nodes == 1 else None, world.pace)
     start = _resumed(job, world, engine, prepared) if team.leads else Start(None, Memory(None, lambda: None))
     store = world.open_store(f"{job.checkpoint.uri.rstrip('/')}/{module.FOLDER}", "checkpoint.uri")
     start.records = module.Records(store, module.Owner(config_digest(job), prepared.snapshot_digest))
@@ -379,7 +379,7 @@ def _recorded(store: ObjectStore) -> dict[str, Any]:
     return {"diagnosis": tuple(Diagnosis.model_validate(d) for d in saved.get("diagnosis", ()))}
 
 
-def _helped(world: World, began: float) -> TrainingResult:
+def _assisted(world: World, began: float) -> TrainingResult:
     """Of a worker that does not lead: the version is another pod's."""
     return TrainingResult(
         outcome="Succeeded",

@@ -26,8 +26,6 @@ def not_in_this_release(spec: RegularizedModelSpec) -> tuple[Finding, ...]:
 def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     """(applies, field, what to write now) of everything that is refused."""
     training, serving = spec.training, spec.serving
-    parallel = spec.search is not None and spec.search.parallelism > 1
-    yield parallel, "search.parallelism", "Set it to 1: trials run one after another inside the training Job"
     yield spec.data.label_column_noise_audit, "data.labelColumnNoiseAudit", "Set it to false"
     yield training.nodes > 1, "training.nodes", "Set it to 1"
     yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"

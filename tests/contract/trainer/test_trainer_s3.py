@@ -204,9 +204,17 @@ def test_two_processes_share_a_search_and_one_is_sent_away(s3: S3, tmp_path: Pat
         single, _ = finished(alone, folders[0])
     assert [each.exit_code for each in (sent_away, helped, led, single)] == [75, 0, 0, 0], first + rest + second + third
     assert (helped.digest, led.search) == (None, single.search)
-    ran = [event["number"] for log in (first + rest, second, third) for event in jobs.events(log) if event["event"] == "trial"]
+    ran = [
+        event["number"]
+        for log in (first + rest, second, third)
+        for event in jobs.events(log)
+        if event["event"] == "trial"
+    ]
     assert sorted(ran) == list(range(10))
-    told = [json.loads(s3.client.get_object(Bucket="models", Key=f"{n}/v1/search.json")["Body"].read()) for n in ("alone", "shared")]
+    told = [
+        json.loads(s3.client.get_object(Bucket="models", Key=f"{n}/v1/search.json")["Body"].read())
+        for n in ("alone", "shared")
+    ]
     for one in told:
         for trial in (*one["trials"], one["best"]):
             del trial["seconds"]

@@ -132,10 +132,6 @@ def test_all_findings_are_listed_in_order_of_rules() -> None:
 @pytest.mark.parametrize(
     "field, part",
     [
-        (
-            "search.parallelism",
-            "{search: {parallelism: 4, space: {regularizers.l2.strength: {uniform: {min: 0, max: 1}}}}}",
-        ),
         ("training.nodes", "{training: {nodes: 2}}"),
         ("serving.autoscaling", "{serving: {autoscaling: {}}}"),
         ("engine.torch.precision", "{engine: {torch: {architecture: {mlp: {}}, precision: fp16}}}"),

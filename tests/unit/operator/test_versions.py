@@ -60,7 +60,9 @@ def test_what_a_search_came_to_is_a_fact_of_the_manifest() -> None:
     status = v.published(v.Stored(Manifest.model_validate_json(content), version_digest(content)), GATES)
     assert status.dump()["search"] == search
     plain = manifest("v3", "sha256:" + "c" * 64)
-    assert "search" not in v.published(v.Stored(Manifest.model_validate_json(plain), version_digest(plain)), GATES).dump()
+    assert (
+        "search" not in v.published(v.Stored(Manifest.model_validate_json(plain), version_digest(plain)), GATES).dump()
+    )
 
 
 @given(histories, st.integers(1, 10))

@@ -1,4 +1,4 @@
-"""Searches over small jobs, their records without trainers, and workers that take turns in one process instead of waiting for each other."""
+"""Searches over small jobs, and workers that take turns in one process instead of waiting for each other."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes
 
-from espalier_api.search import Search
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.selection import halving, pareto, rounds
 from tests.unit.trainer import jobs
@@ -20,6 +20,8 @@ from tests.unit.trainer.searches import LOG, search, searching, told
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from espalier_api.search import Search
 
 RATE = "engine.torch.optimizer.sgd.learningRate"
 L2 = "regularizers.l2.strength"
@@ -31,7 +33,7 @@ def test_each_rung_keeps_the_floor_and_shares_grow_to_one(reduction: int, trials
     plan = halving.rungs(search(method="halving", trials=trials, halving={"reduction": reduction, "minimum": minimum}))
     assert (plan[0].trials, plan[-1].share) == (trials, 1.0)
     assert len(plan) >= 2
-    for below, above in zip(plan, plan[1:], strict=False):
+    for below, above in pairwise(plan):
         assert above.trials == below.trials // reduction >= 1
         assert above.share == pytest.approx(below.share * reduction, rel=1e-12)
     assert plan[0].share >= minimum * (1 - 1e-6)
@@ -41,7 +43,8 @@ def test_each_rung_keeps_the_floor_and_shares_grow_to_one(reduction: int, trials
 @given(st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=30), st.integers(1, 10), st.booleans())
 def test_the_best_are_promoted_and_failures_never(objectives: list[int | None], keep: int, most: bool) -> None:
     rung = [
-        {"number": n, "status": "Failed" if o is None else "Succeeded", "objective": o} for n, o in enumerate(objectives)
+        {"number": n, "status": "Failed" if o is None else "Succeeded", "objective": o}
+        for n, o in enumerate(objectives)
     ]
     sign = -1 if most else 1
     expected = sorted((sign * o, n) for n, o in enumerate(objectives) if o is not None)[:keep]

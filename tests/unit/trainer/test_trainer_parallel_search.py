@@ -49,9 +49,18 @@ def test_records_are_kept_once_and_found_by_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content, why",
     [
-        (json.dumps({"format": "espalier-trial/1", "config": "x", "data": OWNER.data, "trial": record(0)}), "another config"),
-        (json.dumps({"format": "espalier-trial/1", "config": OWNER.config, "data": "x", "trial": record(0)}), "another data"),
-        (json.dumps({"format": "espalier-trial/1", "config": OWNER.config, "data": OWNER.data, "trial": record(1)}), "of trial 1"),
+        (
+            json.dumps({"format": "espalier-trial/1", "config": "x", "data": OWNER.data, "trial": record(0)}),
+            "another config",
+        ),
+        (
+            json.dumps({"format": "espalier-trial/1", "config": OWNER.config, "data": "x", "trial": record(0)}),
+            "another data",
+        ),
+        (
+            json.dumps({"format": "espalier-trial/1", "config": OWNER.config, "data": OWNER.data, "trial": record(1)}),
+            "of trial 1",
+        ),
         ('{"format": "espalier-tr', "Unterminated"),
         ("[]", "no record"),
     ],
@@ -182,12 +191,16 @@ def test_workers_find_what_one_process_finds(
     each_once = ran(capsys.readouterr().out)
     assert sorted(each_once) == in_turn == list(range(len(in_turn)))  # though workers were sent away at each wait
     assert all(helper.exit_code == 0 and helper.digest is None for helper in turns.helped.values())
-    assert (shared / "models/vision/tiny/.checkpoints/v1/trials/00000.json").exists()  # the operator removes them with the Job
+    assert (
+        shared / "models/vision/tiny/.checkpoints/v1/trials/00000.json"
+    ).exists()  # the operator removes them with the Job
     assert not list((alone / "models/vision/tiny/.checkpoints/v1").rglob("*.json"))
 
 
 def test_too_many_failures_end_every_worker(tmp_path: Path) -> None:
-    space = {"regularizers.classRebalancing.method": {"categories": ["oversample", "inverse"]}}  # the first is refused there
+    space = {
+        "regularizers.classRebalancing.method": {"categories": ["oversample", "inverse"]}
+    }  # the first is refused there
     job = linear(space=space, method="grid", trials=2, parallelism=2)
     turns = Turns(jobs.stage(tmp_path), job)
     assert run(job, turns.world(1)).exit_code == 0  # its own trial is good, and it waits for nobody
@@ -214,7 +227,9 @@ def spec(**changes: Any) -> RegularizedModelSpec:
     )
 
 
-@pytest.mark.parametrize("method, decides", [("random", False), ("grid", False), ("halving", False), ("bayesian", True)])
+@pytest.mark.parametrize(
+    "method, decides", [("random", False), ("grid", False), ("halving", False), ("bayesian", True)]
+)
 def test_parallelism_makes_a_version_only_where_it_decides(method: str, decides: bool) -> None:
     one, four = ({"method": method, "parallelism": count} for count in (1, 4))
     digest = "sha256:" + "0" * 64

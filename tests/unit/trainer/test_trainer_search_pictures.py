@@ -81,7 +81,12 @@ def test_a_search_has_a_picture_the_same_again(told: dict[str, Any]) -> None:
     assert set(found) == {"pictures/search.png"}
     assert pixels(found["pictures/search.png"]).shape == (420, 720, 3)
     assert drawn(search=told) == found
-    worse = {**told, "trials": [{**t, "objective": t["objective"] + 0.1 * t["number"]} if "objective" in t else t for t in told["trials"]]}
+    worse = {
+        **told,
+        "trials": [
+            {**t, "objective": t["objective"] + 0.1 * t["number"]} if "objective" in t else t for t in told["trials"]
+        ],
+    }
     assert drawn(search=worse) != found
 
 

@@ -33,7 +33,9 @@ def asked(one: str = "minimize", other: str = "minimize", **changes: Any) -> Sea
 
 def trials(found: list[tuple[int, int] | None]) -> list[dict[str, Any]]:
     return [
-        {"number": n, "status": "Failed"} if p is None else {"number": n, "status": "Succeeded", "objective": p[0], "second": p[1]}
+        {"number": n, "status": "Failed"}
+        if p is None
+        else {"number": n, "status": "Succeeded", "objective": p[0], "second": p[1]}
         for n, p in enumerate(found)
     ]
 
@@ -43,9 +45,7 @@ def test_the_pareto_set_is_what_nobody_beats(found: list[tuple[int, int] | None]
     """Against every pair, and against optuna's own."""
     signs = np.array([1 if goal == "minimize" else -1 for goal in (one, other)])
     values = {n: signs * np.array(p) for n, p in enumerate(found) if p is not None}
-    brute = {
-        n for n, p in values.items() if not any((q <= p).all() and (q < p).any() for q in values.values())
-    }
+    brute = {n for n, p in values.items() if not any((q <= p).all() and (q < p).any() for q in values.values())}
     ours = pareto.front(trials(found), asked(one, other))
     assert {trial["number"] for trial in ours} == brute
     study = optuna.create_study(directions=[one, other])

@@ -42,7 +42,9 @@ def draw(story: Story) -> bytes | None:
 
 
 def _losses(axes: Axes, told: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
-    strengths, losses, errors = (np.array([p[n] for p in points]) for n in ("strength", "validationLoss", "standardError"))
+    strengths, losses, errors = (
+        np.array([p[n] for p in points]) for n in ("strength", "validationLoss", "standardError")
+    )
     axes.fill_between(strengths, losses - errors, losses + errors, color=PALE, alpha=0.6, linewidth=0)
     axes.plot(strengths, losses, "o-", color=BLUE, markersize=4, label="mean, ± its standard error")
     for name, colour in (("best", GREY), ("chosen", ORANGE)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from espalier_trainer.pictures.style import BLUE, GREEN, GREY, ORANGE, PALE, Picture, label
 
@@ -59,14 +59,21 @@ def _failures(axes: Axes, told: Mapping[str, Any]) -> None:
     failed = [t["number"] for t in told["trials"] if t["status"] != "Succeeded"]
     if failed:
         axes.plot(
-            failed, [0.015] * len(failed), "x", color=ORANGE, transform=axes.get_xaxis_transform(), label=f"failed ({len(failed)})"
+            failed,
+            [0.015] * len(failed),
+            "x",
+            color=ORANGE,
+            transform=axes.get_xaxis_transform(),
+            label=f"failed ({len(failed)})",
         )
 
 
 def _best(axes: Axes, where: float, told: Mapping[str, Any]) -> None:
     best = told["best"]
     text = f"best: {best['objective']:.4g} in trial {best['number']}"
-    axes.plot([where], [best["objective"]], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=text)
+    axes.plot(
+        [where], [best["objective"]], "o", color=ORANGE, markersize=9, fillstyle="none", markeredgewidth=2, label=text
+    )
 
 
 def _rungs(axes: Axes, told: Mapping[str, Any], succeeded: Sequence[Trial]) -> None:
@@ -93,11 +100,22 @@ def _front(axes: Axes, told: Mapping[str, Any], succeeded: Sequence[Trial]) -> N
     on_it = set(told["pareto"])
     rest = [t for t in succeeded if t["number"] not in on_it]
     front = sorted((t for t in succeeded if t["number"] in on_it), key=lambda t: t["second"])
-    axes.plot([t["second"] for t in rest], [t["objective"] for t in rest], "o", color=PALE, markersize=5, label="beaten by others")
-    where = "post" if second["goal"] == "minimize" else "pre"
+    axes.plot(
+        [t["second"] for t in rest],
+        [t["objective"] for t in rest],
+        "o",
+        color=PALE,
+        markersize=5,
+        label="beaten by others",
+    )
+    where: Literal["post", "pre"] = "post" if second["goal"] == "minimize" else "pre"
     axes.step([t["second"] for t in front], [t["objective"] for t in front], where=where, color=GREEN, linewidth=1)
     axes.plot(
-        [t["second"] for t in front], [t["objective"] for t in front], "o", color=GREEN, label=f"Pareto set ({len(front)})"
+        [t["second"] for t in front],
+        [t["objective"] for t in front],
+        "o",
+        color=GREEN,
+        label=f"Pareto set ({len(front)})",
     )
     _best(axes, told["best"]["second"], told)
     title = f"Search, {told['search']['method']}: {len(told['trials'])} trials, two objectives"

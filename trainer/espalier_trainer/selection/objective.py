@@ -1,4 +1,4 @@
-"""Point values of a fit on judged rows, and its size: what trials are ranked by and folds are averaged over. Raw scores, before calibration."""
+"""Point values of a fit on judged rows, and its size: what trials are ranked by, folds averaged over. Raw scores, before calibration."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ def count(search: Search) -> int:
     return search.trials
 
 
-def propose(
-    search: Search, seed: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values] = ()
-) -> Values:
+def propose(search: Search, seed: int, trials: Sequence[Mapping[str, Any]], pending: Sequence[Values] = ()) -> Values:
     """Values of trial number len(trials) + len(pending), by path: `trials` are the records of the rounds before, `pending` the values of
     this round's trials before it, which run at the same time.
     """

@@ -52,9 +52,7 @@ def ask(search: Search, seed: int, index: int, records: Sequence[Mapping[str, An
     pending: list[Values] = []
     for _ in range(planned[index]):
         pending.append(proposals.propose(search, seed, records, pending))
-    return [
-        Asked(number, values, number, rung, share) for number, values in enumerate(pending, first)
-    ]
+    return [Asked(number, values, number, rung, share) for number, values in enumerate(pending, first)]
 
 
 def _survivors(search: Search, index: int, first: int, records: Sequence[Mapping[str, Any]]) -> list[Asked]:

@@ -73,11 +73,15 @@ def run(
     best = pareto.best_of(judged, search.objective, search.second_objective)
     if best is None:
         what = "no trial of the last rung succeeded" if search.method == "halving" else "all trials failed"
-        raise InvalidConfigError(f"search: {what}; of {len(trials)} in all, the last one ended with: {trials[-1].get('reason')}")
+        raise InvalidConfigError(
+            f"search: {what}; of {len(trials)} in all, the last one ended with: {trials[-1].get('reason')}"
+        )
     board.trials(len(trials), len(trials), best["objective"])
     front = pareto.front(judged, search)
     return Found(
-        space.candidate(job, best["params"]), _file(job, search, trials, best, front), _summary(search, trials, best, front)
+        space.candidate(job, best["params"]),
+        _file(job, search, trials, best, front),
+        _summary(search, trials, best, front),
     )
 
 

@@ -51,10 +51,8 @@ def job_children(
 
 
 def peers(spec: RegularizedModelSpec) -> int:
-    """Pods of the Job: those that train together, else workers of a search, never more than it has trials."""
-    if spec.training.nodes > 1 or spec.search is None:
-        return spec.training.nodes
-    return min(spec.search.parallelism, spec.search.trials)
+    """Pods of the Job: those that train together, else workers of a search."""
+    return spec.training.nodes if spec.training.nodes > 1 or spec.search is None else spec.search.workers
 
 
 def job_labels(model: str, version: str, attempt: int) -> dict[str, str]:
