@@ -10,7 +10,6 @@ from espalier_api.search import Search
 from espalier_trainer.progress import Board
 from espalier_trainer.run import World, run
 from espalier_trainer.selection.team import Pace
-from espalier_trainer.session import Preemption
 from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import jobs
 
@@ -78,7 +77,7 @@ class Turns:
         def store(uri: str, _: str) -> FolderStore:
             return FolderStore(self.folder / uri.removeprefix("s3://"))
 
-        return World(store, Board(self.job), Preemption(), index, Pace(sleep=sleep))
+        return World(store, Board(self.job), worker=index, pace=Pace(sleep=sleep))
 
     def _others(self, _: float) -> None:
         for index in range(1, self.count):
