@@ -176,6 +176,9 @@ def _versions(status: RegularizedModelStatus, now: datetime) -> Iterator[Rendera
         state = _coloured(version.state, STATE_COLOURS)
         result.add_row(version.version, state, *numbers, gates, version.requested_by, age(version.created_at, now), why)
     yield result
+    for version in [version for version in status.versions if version.tracking][:SHOWN_HISTORY]:
+        for tracker, place in version.tracking.items():
+            yield Text(f"  {version.version:<5} {tracker:<11} {place}", overflow="fold")
 
 
 def _searches(status: RegularizedModelStatus) -> Iterator[RenderableType]:

@@ -5,10 +5,81 @@ It shows distributions of rows, so R37 refuses it beside privacy. Its numbers ju
 
 from __future__ import annotations
 
-from typing import Final
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from espalier_api import artifact
+from espalier_trainer.export.package import answers
+from espalier_trainer.log import say
+
+if TYPE_CHECKING:
+    from espalier_trainer.data.dataset import Dataset
+    from espalier_trainer.engines import Fitted
+    from espalier_trainer.evaluation.evaluate import Evaluation
+    from espalier_trainer.prepared import Prepared
 
 MOST_ROWS: Final = 5_000
 """Of each part, evenly spaced: the report is for eyes."""
 MOST_FEATURES: Final = 100
 """The first ones; a page with more is no page."""
 TARGET, PREDICTION = "target", "prediction"
+PREFIX: Final = "feature "
+"""Of a feature that is called like one of the two above."""
+
+
+def report(fitted: Fitted, evaluation: Evaluation, prepared: Prepared) -> dict[str, bytes]:
+    """evidently.html and evidently.json; test rows are `current`, training rows `reference`."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # it would tell its makers
+    library, presets = import_module("evidently"), import_module("evidently.presets")
+    test, train = (shown(prepared.parts[name]) for name in ("test", "train"))
+    features = names(test.features)
+    if len(test.features) > MOST_FEATURES:
+        say("report-shortened", features=len(test.features), shown=MOST_FEATURES)
+    definition = _definition(library, features, classes=len(test.classes))
+    current, reference = (
+        library.Dataset.from_pandas(_frame(fitted, evaluation, prepared, part, features), data_definition=definition)
+        for part in (test, train)
+    )
+    quality = presets.ClassificationPreset() if test.classes else presets.RegressionPreset()
+    with np.errstate(all="ignore"):
+        snapshot = library.Report([presets.DataDriftPreset(), quality]).run(current, reference)
+        page = snapshot.get_html_str(as_iframe=False)
+        return {artifact.EVIDENTLY_HTML: page.encode(), artifact.EVIDENTLY_JSON: snapshot.json().encode()}
+
+
+def shown(part: Dataset) -> Dataset:
+    """At most MOST_ROWS rows."""
+    return part.take(np.unique(np.linspace(0, len(part) - 1, min(len(part), MOST_ROWS)).astype(np.int64)))
+
+
+def names(features: tuple[str, ...]) -> tuple[str, ...]:
+    """Columns of the report, at most MOST_FEATURES."""
+    return tuple(f"{PREFIX}{name}" if name in {TARGET, PREDICTION} else name for name in features[:MOST_FEATURES])
+
+
+def _definition(library: Any, features: tuple[str, ...], *, classes: int) -> Any:  # noqa: ANN401 - its types need it imported
+    roles = (
+        {"target": TARGET, "prediction_labels": PREDICTION} if classes else {"target": TARGET, "prediction": PREDICTION}
+    )
+    if not classes:
+        return library.DataDefinition(
+            numerical_columns=[*features, TARGET, PREDICTION], regression=[library.Regression(**roles)]
+        )
+    return library.DataDefinition(
+        numerical_columns=list(features),
+        categorical_columns=[TARGET, PREDICTION],
+        classification=[library.MulticlassClassification(**roles)],
+    )
+
+
+def _frame(fitted: Fitted, evaluation: Evaluation, prepared: Prepared, part: Dataset, features: tuple[str, ...]) -> Any:  # noqa: ANN401 - a pandas.DataFrame
+    """Raw features, what is true and what is answered, as a caller would see it."""
+    classes = np.asarray(part.classes, dtype=object)
+    told = answers(fitted, prepared.standardizer, len(classes), evaluation, part.x)
+    frame = import_module("pandas").DataFrame(part.x[:, : len(features)].astype(np.float64), columns=list(features))
+    frame[TARGET] = classes[part.y] if len(classes) else part.y
+    frame[PREDICTION] = classes[told[artifact.ONNX_LABEL]] if len(classes) else told[artifact.ONNX_VALUE][:, 0]
+    return frame
