@@ -29,9 +29,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     yield spec.data.label_column_noise_audit, "data.labelColumnNoiseAudit", "Set it to false"
     yield training.nodes > 1, "training.nodes", "Set it to 1"
     yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"
-    for name in ("wandb", "mlflow", "evidently"):
-        asked = training.tracking is not None and getattr(training.tracking, name) is not None
-        yield asked, f"training.tracking.{name}", "Remove it and use training.tracking.tensorboard"
     yield serving.fallback is not None, "serving.fallback", "Remove it"
     yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
     yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from espalier_api.training import TrainingResult
 from tests.unit.trainer import jobs
 
 if TYPE_CHECKING:
@@ -136,12 +137,16 @@ def refusing() -> Iterator[str]:
 def test_a_key_that_the_server_refuses_is_a_wrong_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In a process of its own, because the library reads its environment once."""
     key = "0123456789abcdef" * 3
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("WANDB_API_KEY", key)
-    with refusing() as address:
-        monkeypatch.setenv("WANDB_BASE_URL", address)
-        result = jobs.train(tmp_path, tracking=ASKED)
+    spec = jobs.job(tracking=ASKED)
+    with (
+        refusing() as address,
+        jobs.start(tmp_path, spec, WANDB_API_KEY=key, WANDB_BASE_URL=address) as process,
+    ):
+        log, _ = process.communicate(timeout=300)
+    result = TrainingResult.from_termination_message((tmp_path / "term").read_text())
     assert (result.exit_code, result.reason) == (42, "InvalidConfig")
     assert "training.tracking.wandb.secretRef: the server refuses the key in 'wandb-key'" in result.message
-    assert key not in result.message
+    assert key not in result.message + log

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import time
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from espalier_api.artifact import EVIDENTLY_HTML
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.log import say
-from espalier_trainer.tracking.feed import TOLD, Feed
+from espalier_trainer.tracking.feed import CLOSES_WITHIN, TOLD, Feed
 from espalier_trainer.tracking.runs import Runs
 from espalier_trainer.tracking.telling import End, Ending, Opening, Point, Tracker
 
@@ -132,8 +133,9 @@ class Tracking:
         how: Ending = "succeeded" if error is None else "preempted" if isinstance(error, PreemptedError) else "failed"
         for feed in self._feeds.values():
             feed.end(how, self._end)
+        deadline = time.monotonic() + CLOSES_WITHIN
         for feed in self._feeds.values():
-            feed.join()
+            feed.join(max(0.0, deadline - time.monotonic()))
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -59,6 +59,7 @@ def start(opening: Opening) -> Wandb:
         run = library.init(
             project=asked.project,
             id=identity,
+            mode="offline" if offline else "online",
             resume=None if offline else "allow",
             name=opening.name,
             group=opening.name.rpartition("/")[0],
@@ -85,7 +86,7 @@ class Wandb:
     def __init__(self, run: Any, opening: Opening, offline: Path | None) -> None:  # noqa: ANN401 - the library's
         assert opening.job.tracking is not None  # noqa: S101 - who starts has looked
         self._run, self._store, self._offline = run, opening.store, offline
-        self.link = f"{opening.job.tracking.uri}{FOLDER}" if offline is not None else str(run.url)
+        self.link = f"{opening.job.tracking.uri}{FOLDER}" if offline is not None else run.url or ""
         self._known: Mapping[str, Any] = dict(run.summary) if run.resumed else {}
         self._axes: set[str] = set()
 
