@@ -25,7 +25,7 @@ from espalier_trainer.engines.torch.engine import build
 from espalier_trainer.errors import DataProblemError, InvalidConfigError, PreemptedError
 from espalier_trainer.protocol import Step
 from espalier_trainer.regularizers import privacy
-from tests.unit.trainer import jobs
+from tests.unit.trainer import jobs, others
 from tests.unit.trainer.problems import Problem, classification, linear, regression, solve, weights
 from tests.unit.trainer.test_trainer_resume import Interrupted
 
@@ -299,6 +299,15 @@ def test_what_privacy_cannot_cover_is_refused() -> None:
         solve(problem, {"privacy": {}, "classRebalancing": {"method": "oversample"}}, steps=1)
     with pytest.raises(InvalidConfigError, match="no noise keeps 1 steps within epsilon"):
         solve(problem, {"privacy": {"epsilon": 1e-7, "delta": 1e-12}}, steps=1)
+
+
+def test_a_student_is_private_too(without_noise: None) -> None:
+    """What other blocks add to a batch is there when gradients are first taken."""
+    problem = classification(40)
+    teacher = others.told(solve(problem, {}, steps=20), problem)
+    declared, options = {"distillation": {"teacher": "big"}}, {"rate": 0.05, "steps": 5, "references": {"big": teacher}}
+    ours = solve(problem, {**declared, "privacy": {"maxGradNorm": 1000}}, **options)  # type: ignore[arg-type]
+    np.testing.assert_allclose(weights(ours), weights(solve(problem, declared, **options)), atol=1e-13)  # type: ignore[arg-type]
 
 
 def test_no_step_goes_beyond_the_budget(without_noise: None) -> None:

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from espalier_api.regularizers import Privacy as PrivacyConfig
 from espalier_trainer import rng
 from espalier_trainer.accounting import noise_for, spent
-from espalier_trainer.engines.torch.tensors import seed_generators
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import FIRST, Batch, FitView, PlanContext, Regularizer, Stage, Step, register
 
@@ -87,7 +86,7 @@ class Privacy(Regularizer[PrivacyConfig]):
 
     name = "privacy"
     stage = Stage.DATA
-    order = FIRST  # it replaces the batch; what others do to rows comes after
+    order = FIRST - 1  # it replaces the batch: what others know of its rows (a teacher's labels) or do to them comes after
     selects = None
 
     def __init__(self, config: PrivacyConfig) -> None:
@@ -145,25 +144,8 @@ class Privacy(Regularizer[PrivacyConfig]):
     def batch(self, batch: Batch, step: Step, coefficient: Coefficient) -> Batch:
         """Each training row with probability q, whatever rows came in."""
         assert self._view is not None  # noqa: S101 - attach comes first
-        if not self._checked:
-            self._check(step)
         drawn = self._generator("sample", step).random(len(self._view.train.y)) < self._rate
         return self._take(torch.from_numpy(np.flatnonzero(drawn)).to(batch.x.device))
-
-    def _check(self, step: Step) -> None:
-        """Before the first step, when all blocks are attached: is there a gradient per example at all?"""
-        assert self._view is not None  # noqa: S101 - attach comes first
-        self._checked = True
-        try:
-            self._gradients(self._take(self._view.train.y.new_zeros(0, dtype=torch.int64)), step)
-        except RuntimeError as error:
-            raise InvalidConfigError(
-                f"regularizers.privacy: this network or a declared block has no gradient per example ({str(error).splitlines()[0]}); "
-                "drop the block that changes modules or losses, or privacy"
-            ) from error
-        seed_generators(
-            step.seed, self._view.train.x.device
-        )  # nobody drew before this block; a resumed fit checks, too
 
     def _take(self, rows: Tensor) -> Batch:
         """These training rows, or the first one marked as absent, because a batch must have a row."""
@@ -182,13 +164,25 @@ class Privacy(Regularizer[PrivacyConfig]):
             raise InvalidConfigError(
                 f"regularizers.privacy: the budget is for {self._planned} steps, and another block trains longer; drop one of the two"
             )
-        total = self._gradients(batch, step)
+        total = self._gradients(batch, step) if self._checked else self._first_gradients(batch, step)
         generator = self._generator("noise", step)
         scale = self._sigma * self.config.max_grad_norm
         for name, parameter in self._view.parameters.items():
             noise = torch.from_numpy(generator.standard_normal(tuple(parameter.shape))).to(parameter)
             parameter.grad = (total[name] + scale * noise) / self._expected
         self._steps += 1
+
+    def _first_gradients(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Before any weight moves, and on a batch that every block has seen: is there a gradient per example at all?"""
+        try:
+            total = self._gradients(batch, step)
+        except RuntimeError as error:
+            raise InvalidConfigError(
+                f"regularizers.privacy: this network or a declared block has no gradient per example ({str(error).splitlines()[0]}); "
+                "drop the block that changes modules or losses, or privacy"
+            ) from error
+        self._checked = True
+        return total
 
     def _gradients(self, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The sum of cut gradients by parameter name."""
