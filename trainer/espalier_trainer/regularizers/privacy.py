@@ -86,7 +86,7 @@ class Privacy(Regularizer[PrivacyConfig]):
 
     name = "privacy"
     stage = Stage.DATA
-    order = FIRST - 1  # it replaces the batch: what others know of its rows (a teacher's labels) or do to them comes after
+    order = FIRST - 1  # it replaces the batch: what others know of its rows or do to them comes after
     selects = None
 
     def __init__(self, config: PrivacyConfig) -> None:
