@@ -80,6 +80,13 @@ class WindowShape(StatusModel):
     """How many steps after the window's last row the answer is about."""
 
 
+class TokenShape(StatusModel):
+    """A row of the input is a text: ids of tokens from 0 to vocabulary - 1, and padding up to the number of features."""
+
+    vocabulary: int
+    padding: int = 0
+
+
 class ManifestTask(StatusModel):
     """What the model answers, with everything inferred from data made explicit."""
 
@@ -93,6 +100,8 @@ class ManifestTask(StatusModel):
     """Whether a feature may be missing (null in JSON, NaN in the graph)."""
     windows: WindowShape | None = None
     """Present where a row of the input is a window of a series, flattened."""
+    tokens: TokenShape | None = None
+    """Present where all features are ids of tokens."""
     categories: tuple[CategoryColumn, ...] = ()
     """The last of the features: clients send their values as text, in the tensor `categories`, and the server makes them codes."""
     inputs: tuple[Tensor, ...]

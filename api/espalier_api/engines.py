@@ -68,6 +68,25 @@ class TabularTransformer(ApiModel):
     )
 
 
+class TokenTransformer(ApiModel):
+    """Attention over tokens (Vaswani et al. 2017), pre-norm, for data.preprocessing.tokens."""
+
+    dim: int = Field(default=64, ge=8, le=4096)
+    """Size of a token's embedding."""
+    depth: int = Field(default=2, ge=1, le=48)
+    """Layers."""
+    heads: int = Field(default=4, ge=1, le=64)
+    """Attention heads; divides dim."""
+
+    cel = (
+        Cel(
+            rule="(has(self.dim) ? self.dim : 64) % (has(self.heads) ? self.heads : 4) == 0",
+            message="tokenTransformer: heads must divide dim",
+            holds=lambda model: model.dim % model.heads == 0,
+        ),
+    )
+
+
 class CustomArchitecture(ApiModel):
     """Your own function in your own image: build(features: int, outputs: int) -> torch.nn.Module."""
 
@@ -84,9 +103,12 @@ class Architecture(ApiModel):
     cnn: Cnn | None = None
     resnet: ResNet | None = None
     tabular_transformer: TabularTransformer | None = None
+    token_transformer: TokenTransformer | None = None
     custom: CustomArchitecture | None = None
 
-    cel = (exactly_one("mlp", "cnn", "resnet", "tabular_transformer", "custom", what="architecture"),)
+    cel = (
+        exactly_one("mlp", "cnn", "resnet", "tabular_transformer", "token_transformer", "custom", what="architecture"),
+    )
 
 
 class Sgd(ApiModel):

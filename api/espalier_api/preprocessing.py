@@ -67,6 +67,25 @@ class Windows(ApiModel):
     """How many rows after a window's last one the target stands; 0 is that row itself."""
 
 
+class Tokens(ApiModel):
+    """All features are ids of tokens, in the order of the text; an npz array `tokens` of two dimensions gives them. Never scaled."""
+
+    vocabulary: int = Field(ge=2, le=1_000_000)
+    """Ids are whole numbers from 0 to vocabulary - 1; others end training, and a request."""
+    length: int = Field(ge=1, le=4096)
+    """How many features there are: shorter texts end in padding."""
+    padding: int = Field(default=0, ge=0)
+    """The id that stands for no token: nothing looks at it."""
+
+    cel = (
+        Cel(
+            rule="!has(self.padding) || self.padding < self.vocabulary",
+            message="tokens: padding is one of the ids; it must be below vocabulary",
+            holds=lambda model: model.padding < model.vocabulary,
+        ),
+    )
+
+
 class Preprocessing(ApiModel):
     """Steps between the columns and the model, in the order of the fields. Absent means scaling standard and nothing else."""
 
@@ -76,12 +95,26 @@ class Preprocessing(ApiModel):
     """Columns whose values are names; absent means that every feature is a number."""
     windows: Windows | None = None
     """Make examples of several rows; absent means that each row is one."""
+    tokens: Tokens | None = None
+    """Take all features as ids of tokens, for architecture tokenTransformer."""
 
     cel = (
         Cel(
             rule="!has(self.windows) || !has(self.categories)",
             message="preprocessing: windows are made of numbers; drop categories or windows",
             holds=lambda model: model.windows is None or model.categories is None,
+        ),
+        Cel(
+            rule="!has(self.tokens) || (!has(self.imputation) && !has(self.categories) && !has(self.windows)"
+            " && (!has(self.scaling) || self.scaling in ['standard', 'none']))",
+            message="preprocessing: ids of tokens are not imputed, encoded, windowed or scaled; declare tokens alone",
+            holds=lambda model: (
+                model.tokens is None
+                or (
+                    (model.imputation, model.categories, model.windows) == (None, None, None)
+                    and model.scaling in {"standard", "none"}
+                )
+            ),
         ),
     )
     scaling: Scaling = "standard"

@@ -32,6 +32,7 @@ class InputReader:
     def __init__(self, task: ManifestTask) -> None:
         self._nullable = task.nullable
         self._columns = task.categories
+        self._tokens = task.tokens
         self._numbers = len(task.features) - len(task.categories)
         self._codes = [_codes(column.values, nullable=task.nullable) for column in task.categories]
         self._names = [ONNX_INPUT] * bool(self._numbers) + [CATEGORIES] * bool(task.categories)
@@ -39,7 +40,8 @@ class InputReader:
     def read(self, inputs: Any, max_rows: int) -> NDArray[np.float32]:  # noqa: ANN401 - whatever JSON held
         """float32 [rows, features], contiguous; null is NaN. Raises InvalidRequestError that names the field."""
         if not self._columns:
-            return tensors.decode(inputs, self._numbers, max_rows, nullable=self._nullable)
+            rows = tensors.decode(inputs, self._numbers, max_rows, nullable=self._nullable)
+            return rows if self._tokens is None else _ids(rows, self._tokens.vocabulary)
         found = self._found(inputs)
         parts = []
         if self._numbers:
@@ -97,6 +99,18 @@ class InputReader:
         else:
             what = f"must be text (a value of {column.name}), is {reprlib.repr(value)}"
         raise InvalidRequestError(f"{where}.data[{place}]", what)
+
+
+def _ids(rows: NDArray[np.float32], vocabulary: int) -> NDArray[np.float32]:
+    """The rows, once every number is an id of a token."""
+    bad = (rows != np.floor(rows)) | (rows < 0) | (rows >= vocabulary)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise InvalidRequestError(
+            f"inputs[0].data[{at}]",
+            f"must be a token's id, a whole number from 0 to {vocabulary - 1}, is {rows.flat[at]:g}",
+        )
+    return rows
 
 
 def _codes(values: tuple[str, ...], *, nullable: bool) -> dict[str | None, float]:

@@ -148,6 +148,7 @@ def describe_model(config: ServingConfig, task: ManifestTask, golden: GoldenRepo
             "features": list(task.features),
             "nullable": task.nullable,
             **({} if task.windows is None else {"windows": task.windows.dump()}),
+            **({} if task.tokens is None else {"tokens": task.tokens.dump()}),
             "categories": [column.dump() for column in task.categories],
         },
     }

@@ -41,6 +41,10 @@ def check(job: TrainingJob) -> None:
     """The API's rules once more, then what this release of the trainer does not do."""
     if found := errors(validate(Subject.of_job(job))):
         raise InvalidConfigError("; ".join(map(str, found)))
+    if job.robustness is not None and job.data.preprocessing is not None and job.data.preprocessing.tokens is not None:
+        raise InvalidConfigError(
+            "evaluation.robustness: ids of tokens have no ball around them that an attack could search; remove it"
+        )
     if job.data.label_column_noise_audit:
         raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
 
@@ -65,6 +69,7 @@ def data_spec(job: TrainingJob) -> DataSpec:
         excluded=tuple(owned),
         nullable=before.imputation is not None,
         categories=before.categories.columns if before.categories else (),
+        tokens=None if before.tokens is None else (before.tokens.vocabulary, before.tokens.length),
     )
 
 

@@ -56,6 +56,7 @@ def fit_data(
         location=standardizer.location,
         scale=standardizer.spread,
         unit=standardizer.unit,
+        tokens=standardizer.declared.tokens,
         references=references or {},
     )
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from espalier_api.rules import compression, distributed, objectives, penalties, privacy, process, references
+from espalier_api.rules import compression, distributed, modalities, objectives, penalties, privacy, process, references
 from espalier_api.rules.engine_support import supported
 from espalier_api.rules.release import not_in_this_release
 from espalier_api.rules.rule import REGISTRY, Finding, Level, Objection, Rule, Subject
@@ -39,6 +39,7 @@ __all__ = [
     "compression",
     "distributed",
     "errors",
+    "modalities",
     "not_in_this_release",
     "objectives",
     "penalties",

@@ -62,8 +62,8 @@ def nothing_to_skip(subject: Subject) -> Objections:
         depth = 0
     elif architecture.resnet is not None:
         depth = sum(architecture.resnet.blocks)
-    elif architecture.tabular_transformer is not None:
-        depth = 2 * architecture.tabular_transformer.depth
+    elif (transformer := architecture.tabular_transformer or architecture.token_transformer) is not None:
+        depth = 2 * transformer.depth
     if depth < FEW_BLOCKS:
         yield Objection("regularizers.stochasticDepth")
 

@@ -24,6 +24,8 @@ TWO_OF_RIDGE = "{engine: {sklearn: {estimator: ridge}}, task: {type: regression}
 PARALLEL = "search: {parallelism: 2, space: {regularizers.l2.strength: {choice: [1]}}}"
 FAST = "{evaluation: {gates: [{metric: latencyP95Seconds, max: 0.01}]}}"
 ACCURATE = "{evaluation: {gates: [{metric: accuracy, min: 0.9}]}}"
+IDS = "preprocessing: {tokens: {vocabulary: 9, length: 4}}"
+TOKENS = f"{{data: {{{IDS}}}, torch: {{architecture: {{tokenTransformer: {{}}}}}}}}"
 SVC = "{engine: {sklearn: {estimator: svc}}}"
 XGBOOST = "{engine: {xgboost: {params: {max_depth: 3}}}}"
 
@@ -159,4 +161,16 @@ PROCESS: list[Case] = [
     ("R38", "error", "{l2: {}}", "{l2: {}, calibration: {}}", SVC, SVC),
 ]  # fmt: skip
 
-CASES: list[Case] = [*PRIVACY, *PENALTIES, *OBJECTIVES, *COMPRESSION, *PROCESS]
+MODALITIES: list[Case] = [
+    ("R41", "error", "{noiseInjection: {}}", "{noiseInjection: {site: activation}}", TOKENS),
+    ("R41", "error", "{augmentation: {policy: tabular.gaussian}}", "{augmentation: {policy: tabular.swapNoise}}", TOKENS),
+    ("R41", "error", "{adversarial: {}}", "{dropout: {}}", TOKENS),
+    ("R41", "error", "{batchMixing: {}}", "{labelSmoothing: {}}", TOKENS),
+    ("R41", "error", "{}", "{}", f"{{data: {{{IDS}}}}}", PLAIN),
+    ("R41", "error", "{}", "{}", "{torch: {architecture: {tokenTransformer: {}}}}", TOKENS),
+    ("R41", "error", "{}", "{}", f"{{data: {{{IDS}}}, engine: {{xgboost: {{}}}}}}", "{engine: {xgboost: {}}}"),
+    ("R41", "error", "{}", "{}", f"{{data: {{{IDS}}}}}",
+     f"{{data: {{{IDS}}}, torch: {{architecture: {{custom: {{module: 'mine:build'}}}}}}}}"),
+]  # fmt: skip
+
+CASES: list[Case] = [*PRIVACY, *PENALTIES, *OBJECTIVES, *COMPRESSION, *PROCESS, *MODALITIES]

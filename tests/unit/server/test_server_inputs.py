@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espalier_api.artifact import CategoryColumn, ManifestTask
+from espalier_api.artifact import CategoryColumn, ManifestTask, TokenShape
 from espalier_server.drift import FeatureBins
 from espalier_server.errors import ArtifactError, InvalidRequestError
 from espalier_server.inputs import InputReader
@@ -92,6 +92,19 @@ def test_no_json_value_does_anything_but_pass_or_be_refused(inputs: Any) -> None
         rows = InputReader(task()).read(inputs, 10)
         assert rows.shape[1] == 4
         assert np.isfinite(rows).all()
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value, told", [(20, "is 20"), (-1, "is -1"), (2.5, "is 2.5")])
+def test_an_id_outside_of_the_vocabulary_is_refused(value: float, told: str) -> None:
+    reader = InputReader(
+        ManifestTask(type="regression", features=("t0", "t1"), inputs=(), outputs=(), tokens=TokenShape(vocabulary=20))
+    )
+    np.testing.assert_array_equal(reader.read([numbers([0, 19, 3, 4])], 10), [[0, 19], [3, 4]])
+    with pytest.raises(
+        InvalidRequestError, match=r"inputs\[0\].data\[2\]: must be a token's id, a whole number from 0 to 19, " + told
+    ):
+        reader.read([numbers([0, 19, value, 4])], 10)
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ class DataSpec:
     excluded: tuple[str, ...] = ()  # columns that other blocks own
     nullable: bool = False  # features may lack values
     categories: tuple[str, ...] = ()  # patterns of features whose values are names
+    tokens: tuple[int, int] | None = (
+        None  # (vocabulary, length): every feature is an id below the former, and there are so many
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ def build(table: Table, spec: DataSpec) -> Dataset:
                 f"data.{role}: no column {column!r} in {table.files[0]}; it has {names_of(sorted(table.columns))}"
             )
     chosen = _features(table, spec)
+    if spec.tokens is not None:
+        _check_tokens(table, chosen, *spec.tokens)
     names = _named(chosen, spec)
     features = (*(name for name in chosen if name not in names), *names)
     vocabulary: dict[str, tuple[str, ...]] = {}
@@ -160,6 +165,21 @@ def _features(table: Table, spec: DataSpec) -> tuple[str, ...]:
             f"{names_of(sorted(table.columns))}"
         )
     return chosen
+
+
+def _check_tokens(table: Table, chosen: tuple[str, ...], vocabulary: int, length: int) -> None:
+    """Ids are whole numbers of the vocabulary, in as many columns as a text has tokens."""
+    if len(chosen) != length:
+        raise DataProblemError(
+            f"data.preprocessing.tokens.length: {length} tokens, and data.features leaves {len(chosen)} columns ({names_of(chosen)})"
+        )
+    for column in chosen:
+        ids = _numbers(table, column, "token id")
+        bad = (ids != np.floor(ids)) | (ids < 0) | (ids >= vocabulary)
+        if bad.any():
+            worst = ids[int(np.argmax(bad))]
+            what = f"token id {table.shown(float(worst))} is no whole number from 0 to {vocabulary - 1}"
+            raise _first(table, column, bad, what)
 
 
 def _named(chosen: tuple[str, ...], spec: DataSpec) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from espalier_api.preprocessing import Tokens
     from espalier_trainer.export.graph import Graph
     from espalier_trainer.protocol import Reference, Regularizer
     from espalier_trainer.session import Session
@@ -49,6 +50,7 @@ class FitData:
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location
     scale: npt.NDArray[np.float32] | None = None
     unit: str = UNITS["standard"]  # what 1 is in `x`, in words
+    tokens: Tokens | None = None  # declared, where `x` holds ids of tokens
     extra: Mapping[str, Part] = field(default_factory=dict)  # other datasets, by the block that declared them (safety)
     held_out: Mapping[str, Part] = field(default_factory=dict)  # rows of those that no fit sees, for the evaluation
     references: Mapping[str, Reference] = field(default_factory=dict)  # other models, by the name that blocks use

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from espalier_api import artifact
-from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor, WindowShape
+from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor, TokenShape, WindowShape
 from espalier_api.evaluation import BUDGETED
 from espalier_trainer import pictures, rng
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
@@ -71,6 +71,7 @@ def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
         features=data.features,
         nullable=nullable(job),
         windows=_windows(job, data),
+        tokens=_tokens(job),
         categories=tuple(
             CategoryColumn(name=name, values=values, unknown=_unknown(job)) for name, values in data.vocabulary.items()
         ),
@@ -87,6 +88,14 @@ def _windows(job: TrainingJob, data: Dataset) -> WindowShape | None:
     length = before.windows.length
     columns = tuple(name.removesuffix("@t") for name in data.features[length - 1 :: length])
     return WindowShape(columns=columns, length=length, horizon=before.windows.horizon)
+
+
+def _tokens(job: TrainingJob) -> TokenShape | None:
+    """Which ids a row of the input holds."""
+    before = job.data.preprocessing
+    if before is None or before.tokens is None:
+        return None
+    return TokenShape(vocabulary=before.tokens.vocabulary, padding=before.tokens.padding)
 
 
 def nullable(job: TrainingJob) -> bool:
@@ -165,9 +174,12 @@ def golden_rows(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def drawn_rows(standardizer: Standardizer, rows: int, seed: int) -> npt.NDArray[np.float32]:
     """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's location and spread."""
+    generator = np.random.default_rng(rng.derive(seed, "golden"))
+    if (tokens := standardizer.declared.tokens) is not None:
+        return generator.integers(0, tokens.vocabulary, (rows, tokens.length)).astype(np.float32)
     columns = slice(len(standardizer.features))  # what follows are features made of these
     location, spread = standardizer.location[columns], standardizer.spread[columns]
-    noise = np.random.default_rng(rng.derive(seed, "golden")).normal(size=(rows, len(standardizer.features)))
+    noise = generator.normal(size=(rows, len(standardizer.features)))
     return np.asarray(location + noise * spread, dtype=np.float32)
 
 

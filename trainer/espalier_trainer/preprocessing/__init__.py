@@ -64,14 +64,16 @@ class Standardizer:
         cls, train: Dataset, declared: Preprocessing, imputation: Imputation | None, encoding: Encoding | None
     ) -> Standardizer:
         """The steps before are known; what they make of the training rows decides the scale."""
+        if declared.tokens is not None:  # ids stay, constant ones too
+            width = len(train.features)
+            return cls(
+                train.features, np.zeros(width, np.float32), np.ones(width, np.float32), *_target(train), declared
+            )
         nothing = np.empty(0, dtype=np.float32)
         steps = cls(train.features, nothing, nothing, declared=declared, imputation=imputation, encoding=encoding)
         location, factor = scaling.fit(declared.scaling, steps.unscaled(train.x).astype(np.float64), steps.untouched)
-        target_mean, target_scale = 0.0, 1.0
-        if train.regression:
-            target_mean, target_scale = float(train.y.mean()), float(train.y.std()) or 1.0
         moved = location.astype(np.float32), factor.astype(np.float32)
-        return cls(train.features, *moved, target_mean, target_scale, declared, imputation, encoding)
+        return cls(train.features, *moved, *_target(train), declared, imputation, encoding)
 
     def coded(self, data: Dataset, part: str) -> Dataset:
         """`data` in the codes that the graph expects. DataProblemError for a value that may not be unknown; `part` names the rows."""
@@ -125,6 +127,8 @@ class Standardizer:
     def moments(self, scaled: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """(mean, deviation), each (features,), of scaled training rows; of standardized ones they are 0 and 1 by construction."""
         width = len(self.location)
+        if self.declared.tokens is not None:  # what stands in for a lost token; there is no noise
+            return np.full(width, float(self.declared.tokens.padding)), np.zeros(width)
         if self.declared.scaling == "standard":
             return np.zeros(width), np.ones(width)
         return scaled.mean(axis=0, dtype=np.float64), scaled.std(axis=0, dtype=np.float64)
@@ -227,3 +231,8 @@ class Standardizer:
             told["encode"] = self.encoding.to_json()
         more = self.declared != Preprocessing(scaling=self.declared.scaling)
         return {**told, "declared": self.declared.dump()} if more else told
+
+
+def _target(train: Dataset) -> tuple[float, float]:
+    """(mean, scale) that standardize a number; (0, 1) for classes."""
+    return (float(train.y.mean()), float(train.y.std()) or 1.0) if train.regression else (0.0, 1.0)

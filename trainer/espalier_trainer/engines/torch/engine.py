@@ -108,7 +108,7 @@ class TorchEngine:
 
     def _model(self, data: FitData, seed: int) -> nn.Module:
         seed_generators(rng.derive(seed, "init"), torch.device("cpu"))
-        model = architectures.build(self.config.architecture, len(data.features), data.outputs)
+        model = architectures.build(self.config.architecture, len(data.features), data.outputs, data.tokens)
         begin_at(model, data.start)
         return model.to(self.device)
 

@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from espalier_api.engines import Architecture
+    from espalier_api.preprocessing import Tokens
 
 
-def build(architecture: Architecture, features: int, outputs: int) -> nn.Module:
-    """The declared network with fresh weights from torch's generator; InvalidConfigError when no file implements it."""
+def build(architecture: Architecture, features: int, outputs: int, tokens: Tokens | None = None) -> nn.Module:
+    """The declared network with fresh weights from torch's generator; InvalidConfigError when no file implements it. `tokens` tells what
+    ids the features are, where they are ids.
+    """
     ((name, config),) = declared(architecture).items()
     module = f"{__package__}.{snake_case(name)}"
     try:
@@ -24,6 +27,12 @@ def build(architecture: Architecture, features: int, outputs: int) -> nn.Module:
         if error.name != module:
             raise
         raise InvalidConfigError(f"engine.torch.architecture: {name} is not implemented by this trainer") from None
+    if name == "tokenTransformer":
+        if tokens is None:
+            raise InvalidConfigError(
+                "R41: engine.torch.architecture.tokenTransformer: declare data.preprocessing.tokens"
+            )
+        config = (config, tokens)
     return cast("nn.Module", make(config, features, outputs))
 
 

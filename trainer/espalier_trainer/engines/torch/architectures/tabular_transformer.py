@@ -70,14 +70,15 @@ class Attention(nn.Module):
         """(rows, tokens, dim) to (rows, heads, tokens, size)."""
         return x.reshape(*x.shape[:-1], self.heads, self.size).transpose(-3, -2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """All tokens see all tokens."""
+    def forward(self, x: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """All tokens see all tokens; `unseen` (rows, 1, 1, tokens) is added to the products, very negative where nobody looks."""
         query, key, value = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
-        shares = torch.softmax(query @ key.transpose(-2, -1) * self.size**-0.5, dim=-1)
+        products = query @ key.transpose(-2, -1) * self.size**-0.5
+        shares = torch.softmax(products if unseen is None else products + unseen, dim=-1)
         mixed: Tensor = self.out((shares @ value).transpose(-3, -2).flatten(-2))
         return mixed
 
-    def to_onnx(self, graph: Graph, x: str) -> str:
+    def to_onnx(self, graph: Graph, x: str, unseen: str | None = None) -> str:
         """MatMul, Softmax, MatMul."""
         split = [
             shaped(graph, append(graph, part, x), [0, 0, self.heads, self.size])
@@ -86,6 +87,7 @@ class Attention(nn.Module):
         query, value = (graph.add("Transpose", part, perm=[0, 2, 1, 3]) for part in (split[0], split[2]))
         key = graph.add("Transpose", split[1], perm=[0, 2, 3, 1])
         products = graph.add("Mul", graph.add("MatMul", query, key), graph.scalar(self.size**-0.5))
+        products = products if unseen is None else graph.add("Add", products, unseen)
         mixed = graph.add("MatMul", graph.add("Softmax", products, axis=-1), value)
         joined = shaped(graph, graph.add("Transpose", mixed, perm=[0, 2, 1, 3]), [0, 0, self.heads * self.size])
         return append(graph, self.out, joined)
@@ -99,13 +101,15 @@ class Branch(nn.Module, Residual):
         self.norm: nn.Module = nn.LayerNorm(dim) if norm else nn.Identity()
         self.inner = inner
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (rows, tokens, dim)."""
-        return x + self.kept(self.inner(self.norm(x)))
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        """x (rows, tokens, dim); `more` is for the inner part."""
+        return x + self.kept(self.inner(self.norm(x), *more))
 
-    def to_onnx(self, graph: Graph, x: str) -> str:
+    def to_onnx(self, graph: Graph, x: str, *more: str) -> str:
         """The same."""
-        return graph.add("Add", x, append(graph, self.inner, append(graph, self.norm, x)))
+        normal = append(graph, self.norm, x)
+        inner = self.inner.to_onnx(graph, normal, *more) if more else append(graph, self.inner, normal)  # type: ignore[operator]
+        return graph.add("Add", x, inner)
 
 
 class ReGlu(nn.Module):
@@ -144,7 +148,7 @@ class FirstToken(nn.Module):
         )
 
 
-def _block(dim: int, heads: int, *, first: bool) -> nn.Module:
+def block(dim: int, heads: int, *, first: bool) -> nn.Module:
     """One layer: attention, then a ReGLU of 4/3 dim."""
     width = max(1, dim * 4 // 3)
     expand = Layer(OrderedDict[str, nn.Module](linear=TokenLinear(dim, 2 * width), activation=ReGlu()))
@@ -161,7 +165,7 @@ class TabularTransformer(nn.Sequential):
         super().__init__(
             OrderedDict[str, nn.Module](
                 tokens=Tokens(features, dim),
-                blocks=nn.Sequential(*(_block(dim, heads, first=not i) for i in range(depth))),
+                blocks=nn.Sequential(*(block(dim, heads, first=not i) for i in range(depth))),
                 first=FirstToken(),
                 last=nn.Sequential(OrderedDict[str, nn.Module](norm=nn.LayerNorm(dim), activation=nn.ReLU())),
                 head=nn.Linear(dim, outputs),
