@@ -138,7 +138,7 @@ def spec(**changes: Any) -> dict[str, Any]:
     torch = {
         "architecture": {"tokenTransformer": {"dim": 16, "depth": 1, "heads": 2}},
         "optimizer": {"adamw": {"learningRate": 0.01}},
-        "epochs": 8,
+        "epochs": 20,
         "batchSize": 32,
     }
     return {"data": data, "engine": {"torch": torch}, "regularizers": {}, **changes}
@@ -155,7 +155,7 @@ def test_a_network_learns_topics_and_is_served(folder: Path, proof: Prove) -> No
         "weightDecay": {"strength": 0.01, "target": {"include": ["tokens.embedding.weight", "blocks.*"]}},
         "dropout": {"p": 0.1},
         "augmentation": {"policy": "tabular.swapNoise", "probability": 0.05},
-        "weightAveraging": {},
+        "weightAveraging": {"decay": 0.9},
         "calibration": {},
     }
     result = jobs.train(folder, **spec(regularizers=blocks))
