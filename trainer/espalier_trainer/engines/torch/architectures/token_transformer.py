@@ -66,7 +66,8 @@ class TokenTransformer(nn.Module):
         unseen = ((1 - there) * UNSEEN)[:, None, None, :]
         z = self.tokens(ids)
         for layer in self.blocks:
-            z = layer.feed(layer.attend(z, unseen))
+            attend, feed = layer.children()
+            z = feed(attend(z, unseen))
         z = self.last(z) * there[..., None]
         scores: Tensor = self.head(z.sum(1) / there.sum(1, keepdim=True).clamp_min(1))
         return scores
@@ -80,7 +81,8 @@ class TokenTransformer(nn.Module):
         unseen = graph.add("Unsqueeze", away, graph.constant("axes", np.asarray([1, 2], dtype=np.int64)))
         z = append(graph, self.tokens, ids)
         for layer in self.blocks:
-            z = append(graph, layer.feed, layer.attend.to_onnx(graph, z, unseen))  # type: ignore[arg-type, operator, union-attr]
+            attend, feed = layer.children()
+            z = append(graph, feed, attend.to_onnx(graph, z, unseen))  # type: ignore[operator]
         column = graph.add("Unsqueeze", there, graph.constant("axes", np.asarray([2], dtype=np.int64)))
         one = graph.constant("axes", np.asarray([1], dtype=np.int64))
         total = graph.add("ReduceSum", graph.add("Mul", append(graph, self.last, z), column), one, keepdims=0)
