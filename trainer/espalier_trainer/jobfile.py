@@ -45,8 +45,6 @@ def check(job: TrainingJob) -> None:
         raise InvalidConfigError(
             "evaluation.robustness: ids of tokens have no ball around them that an attack could search; remove it"
         )
-    if job.data.label_column_noise_audit:
-        raise InvalidConfigError("data.labelColumnNoiseAudit: this trainer does not audit labels yet; set it to false")
 
 
 def data_spec(job: TrainingJob) -> DataSpec:

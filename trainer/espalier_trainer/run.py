@@ -198,6 +198,10 @@ def _select(
         cross = import_module("espalier_trainer.selection.cross_validation")
         folds = cross.run(job, prepared, start.memory, world.board, world.preemption)
         files[cross.FILE] = cross.file(folds)
+    if job.data.label_column_noise_audit:
+        audit = import_module("espalier_trainer.selection.label_audit")
+        noise = audit.run(job, prepared, world.board, world.preemption)
+        files[audit.FILE] = audit.file(noise)
     return job, files, told
 
 

@@ -174,6 +174,12 @@ def classes_needed(subject: Subject) -> Objections:
     """Calibration, rebalancing and abstention are about probabilities. labelSmoothing is R13's."""
     if subject.task.type != "regression":
         return
+    if subject.data.label_column_noise_audit:
+        yield Objection(
+            "data.labelColumnNoiseAudit",
+            message="the audit counts labels that are wrong classes, and the task is a regression",
+            remedy="Set data.labelColumnNoiseAudit: false",
+        )
     blocks = subject.regularizers
     about_classes = {
         "maxMargin": blocks.max_margin,

@@ -26,7 +26,6 @@ def not_in_this_release(spec: RegularizedModelSpec) -> tuple[Finding, ...]:
 def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     """(applies, field, what to write now) of everything that is refused."""
     training, serving = spec.training, spec.serving
-    yield spec.data.label_column_noise_audit, "data.labelColumnNoiseAudit", "Set it to false"
     yield training.nodes > 1, "training.nodes", "Set it to 1"
     yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"
     yield serving.fallback is not None, "serving.fallback", "Remove it"

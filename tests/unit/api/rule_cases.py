@@ -113,6 +113,8 @@ OBJECTIVES: list[Case] = [
     ("R40", "error", "{l2: {}}", "{l2: {}}", f"{{training: {{processesPerNode: 2}}, {PARALLEL}}}", f"{{{PARALLEL}}}"),
     ("R40", "error", "{adversarial: {}}", "{dropout: {}, fairness: {column: g}, ensemble: {}}", TWO),
     ("R40", "error", "{quantization: {mode: qat}}", "{quantization: {mode: static}}", TWO),
+    ("R39", "error", "{l2: {}}", "{l2: {}}", "{task: {type: regression}, data: {labelColumnNoiseAudit: true}}",
+     "{data: {labelColumnNoiseAudit: true}}"),
     ("R39", "error", "{robustLoss: {kind: gce}}", "{robustLoss: {kind: huber}}", REGRESSION),
     ("R42", "error", "{dropConnect: {schedule: {kind: linear, to: 11.5}}}", "{dropConnect: {schedule: {kind: linear, to: 8}}}", PLAIN),
     ("R42", "error", "{dropout: {p: 0.5, schedule: {kind: cosine, from: 3}}}", "{dropout: {p: 0.5, schedule: {to: 1.8, from: 3}}}", PLAIN),

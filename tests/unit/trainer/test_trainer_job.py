@@ -188,7 +188,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"regularizers": {"dropout": {"target": {"include": ["tail.*"]}}}},
         ("dropout.target selects no layer",),
     ),
-    "label audit": ({"data": {**jobs.job()["data"], "labelColumnNoiseAudit": True}}, ("labelColumnNoiseAudit",)),
+    "label audit of a regression": (
+        {"task": {"type": "regression"}, "regularizers": {}, "data": {**jobs.job()["data"], "labelColumnNoiseAudit": True}},
+        ("R39", "the audit counts labels"),
+    ),
     "positive class that is not in the data": ({"task": {"type": "classification", "positiveClass": "9"}}, ("positiveClass", "9")),
     "unknown field": ({"engine": {"torch": {"architecture": {"mlp": {}}, "epoch": 3}}}, ("job.json", "epoch")),
 }  # fmt: skip
