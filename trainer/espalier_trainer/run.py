@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import platform
-import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,16 +20,13 @@ from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
 from espalier_trainer import rng
-from espalier_trainer.data import dataset, load, safety, splits, windows
-from espalier_trainer.errors import InvalidConfigError, PreemptedError
+from espalier_trainer.errors import PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
-from espalier_trainer.evaluation.question import question_of
 from espalier_trainer.evaluation.summary import summary
-from espalier_trainer.jobfile import config_digest, data_spec
+from espalier_trainer.jobfile import config_digest
 from espalier_trainer.log import say
-from espalier_trainer.prepared import Prepared, fit_data
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preparing import prepare
 from espalier_trainer.selection import build
 from espalier_trainer.selection.memory import Memory
 from espalier_trainer.selection.team import Pace, Team
@@ -45,6 +40,7 @@ if TYPE_CHECKING:
     from espalier_api.training import TrainingJob
     from espalier_trainer.checkpoint import Checkpoints, Identity
     from espalier_trainer.engines import Contribution, Engine, Fitted
+    from espalier_trainer.prepared import Prepared
     from espalier_trainer.progress import Board
     from espalier_trainer.selection.records import Records
     from espalier_trainer.storage import ObjectStore
@@ -112,58 +108,6 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         classes=manifest.task.classes if len(manifest.task.classes) <= MAX_TOLD_CLASSES else (),
         search=summary_of_search,
     )
-
-
-def prepare(job: TrainingJob, world: World) -> Prepared:
-    """Fetch, check, split and standardize."""
-    snapshot = job.data.snapshot
-    source = world.open_store(snapshot.uri, "data.snapshot.uri")
-    with tempfile.TemporaryDirectory(prefix="espalier-data-") as folder:
-        table, digest, content = load.fetch(source, snapshot.uri, snapshot.digest, Path(folder))
-    table = replace(table, private=job.regularizers.privacy is not None)
-    world.preemption.check("splitting the data")
-    data = dataset.build(table, data_spec(job))
-    if job.data.preprocessing is not None and job.data.preprocessing.windows is not None:
-        data = windows.build(data, job.data.preprocessing.windows)
-    dealt = splits.split(data, job.data.split)
-    rows = windows.purge(data, dealt)
-    splits.refuse_unseen_classes(data, rows["train"])
-    purged = len(data) - sum(map(len, rows.values()))
-    parts = {name: data.take(index) for name, index in rows.items()}
-    others, found = _references(job, world)
-    standardizer = (
-        others.preprocess(job, found, parts["train"])
-        if found
-        else Standardizer.fit(parts["train"], job.data.preprocessing)
-    )
-    parts = {name: standardizer.coded(part, f"the {name} part") for name, part in parts.items()}
-    positive = job.task.positive_class
-    if positive is not None and positive not in data.classes:
-        raise InvalidConfigError(
-            f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})"
-        )
-
-    fit = fit_data(parts, standardizer, others.ready(found, parts, standardizer) if found else {})
-    fit = safety.join(fit, job, world.open_store, data, standardizer)
-    say(
-        "data",
-        rows={n: len(p) for n, p in parts.items()},
-        **({"purged": purged} if data.span is not None else {}),
-        features=len(data.features),
-        classes=len(data.classes),
-        digest=digest,
-    )
-    index = None if positive is None else data.classes.index(positive)
-    question = question_of(job, world.open_store, index, fit)
-    return Prepared(parts, standardizer, fit, question, digest, content, purged)
-
-
-def _references(job: TrainingJob, world: World) -> tuple[Any, Mapping[str, Any]]:
-    """The module that knows other models, and those that blocks name; nothing is imported when there is none."""
-    if not job.regularizers.references():
-        return None, {}
-    module = import_module("espalier_trainer.references")
-    return module, module.fetch(job, world.open_store)
 
 
 # --- fits -------------------------------------------------------------------------------------------------------------

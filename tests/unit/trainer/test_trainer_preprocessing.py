@@ -17,10 +17,11 @@ from espalier_api.preprocessing import Preprocessing
 from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.errors import DataProblemError
 from espalier_trainer.export.graph import Graph
+from espalier_trainer.preparing import prepare
 from espalier_trainer.preprocessing import Standardizer
 from espalier_trainer.preprocessing.scaling import UNITS
 from espalier_trainer.progress import Board
-from espalier_trainer.run import World, prepare
+from espalier_trainer.run import World
 from espalier_trainer.selection.folds import folds_of
 from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import graphs, jobs

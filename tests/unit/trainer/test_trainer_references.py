@@ -15,8 +15,9 @@ from espalier_api import artifact
 from espalier_api.artifact import Manifest
 from espalier_trainer import references
 from espalier_trainer.errors import UNAVAILABLE, DataProblemError, InfrastructureError, InvalidConfigError
+from espalier_trainer.preparing import prepare
 from espalier_trainer.progress import Board
-from espalier_trainer.run import World, prepare
+from espalier_trainer.run import World
 from espalier_trainer.storage import FolderStore, ObjectStore
 from tests.unit.trainer import jobs
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from espalier_api.training import TrainingResult
-    from espalier_trainer.run import Prepared
+    from espalier_trainer.prepared import Prepared
     from tests.conftest import Prove
 
 STUDENT = "models/vision/student/v1"

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import save as save_tensors
 
 from espalier_api import artifact
-from espalier_api.artifact import CategoryColumn, ManifestTask, MetricValue, Tensor, TokenShape, WindowShape
+from espalier_api.artifact import MetricValue
 from espalier_api.evaluation import BUDGETED
 from espalier_trainer import pictures, rng
 from espalier_trainer.diagnosis import Exported, blown_up, mismatch
@@ -22,6 +22,7 @@ from espalier_trainer.evaluation.latency import CALLS, CALLS_FOR_A_GATE, Runtime
 from espalier_trainer.export.card import model_card
 from espalier_trainer.export.graph import served_graph
 from espalier_trainer.export.sbom import sbom
+from espalier_trainer.export.task import nullable, task_of, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,61 +53,6 @@ class Provenance:
     software: Mapping[str, str]
     previous: Mapping[str, MetricValue] = field(default_factory=dict)  # metrics of the version before
     search: SearchSummary | None = None  # what came before the fit
-
-
-def task_of(job: TrainingJob, data: Dataset) -> ManifestTask:
-    """What the version answers, inferred classes made explicit."""
-    inputs = [(artifact.ONNX_INPUT, "FP32", len(data.features) - len(data.vocabulary))]
-    inputs += [(artifact.CATEGORIES, "BYTES", len(data.vocabulary))]
-    outputs = (
-        (Tensor(name=artifact.ONNX_LABEL, datatype="INT64", shape=(-1,)),
-         Tensor(name=artifact.ONNX_PROBABILITIES, datatype="FP32", shape=(-1, len(data.classes))))
-        if data.classes
-        else (Tensor(name=artifact.ONNX_VALUE, datatype="FP32", shape=(-1, 1)),)
-    )  # fmt: skip
-    return ManifestTask(
-        type=job.task.type,
-        classes=data.classes,
-        positive_class=job.task.positive_class,
-        features=data.features,
-        nullable=nullable(job),
-        windows=_windows(job, data),
-        tokens=_tokens(job),
-        categories=tuple(
-            CategoryColumn(name=name, values=values, unknown=_unknown(job)) for name, values in data.vocabulary.items()
-        ),
-        inputs=tuple(Tensor(name=name, datatype=kind, shape=(-1, width)) for name, kind, width in inputs if width),
-        outputs=outputs,
-    )
-
-
-def _windows(job: TrainingJob, data: Dataset) -> WindowShape | None:
-    """How a window becomes a row of the input."""
-    before = job.data.preprocessing
-    if before is None or before.windows is None:
-        return None
-    length = before.windows.length
-    columns = tuple(name.removesuffix("@t") for name in data.features[length - 1 :: length])
-    return WindowShape(columns=columns, length=length, horizon=before.windows.horizon)
-
-
-def _tokens(job: TrainingJob) -> TokenShape | None:
-    """Which ids a row of the input holds."""
-    before = job.data.preprocessing
-    if before is None or before.tokens is None:
-        return None
-    return TokenShape(vocabulary=before.tokens.vocabulary, padding=before.tokens.padding)
-
-
-def nullable(job: TrainingJob) -> bool:
-    """Whether features may be missing."""
-    return job.data.preprocessing is not None and job.data.preprocessing.imputation is not None
-
-
-def _unknown(job: TrainingJob) -> Literal["ignore", "error"]:
-    """What becomes of names that training rows do not have."""
-    before = job.data.preprocessing
-    return "ignore" if before is None or before.categories is None else before.categories.unknown
 
 
 def answers(
@@ -316,7 +262,7 @@ def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.
 def _with_gaps(rows: npt.NDArray[np.float32], job: TrainingJob, names: int) -> npt.NDArray[np.float32]:
     """What a graph may be asked and a test split need not have; the last `names` columns are codes of names."""
     rows = rows.copy()
-    if names and _unknown(job) == "ignore":
+    if names and unknown(job) == "ignore":
         rows[0, -names:] = -1
     if nullable(job):
         rows[-1] = np.nan

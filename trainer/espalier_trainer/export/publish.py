@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from espalier_api import artifact
 from espalier_api.artifact import FileEntry, Manifest
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.export.package import task_of
+from espalier_trainer.export.task import task_of
 from espalier_trainer.log import say
 from espalier_trainer.storage import AlreadyExistsError
 
