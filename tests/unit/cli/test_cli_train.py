@@ -63,6 +63,17 @@ def test_the_job_is_the_operators_with_local_places(manifest: Path, tmp_path: Pa
     assert job.search is not None
 
 
+def test_trackers_are_the_operators_with_local_places(manifest: Path, tmp_path: Path) -> None:
+    manifest.write_text(
+        f"{MANIFEST}  training: {{tracking: {{tensorboard: {{}}, mlflow: {{uri: 'http://127.0.0.1:5000'}}}}}}\n"
+    )
+    job = train.job_of(train.model_of(manifest), local(tmp_path))
+    assert job.tracking is not None
+    assert job.tracking.uri == "s3://artifacts/default/tiny/.tracking/v1/"
+    assert job.tracking.mlflow is not None
+    assert job.tracking.wandb is None
+
+
 def test_versions_count_on_and_name_their_parent(manifest: Path, tmp_path: Path) -> None:
     complete(tmp_path, "v9")
     complete(tmp_path, "v10")
