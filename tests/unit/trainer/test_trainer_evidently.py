@@ -113,6 +113,14 @@ def test_the_page_is_bounded() -> None:
     assert evidently.names(("target", "x", "prediction")) == ("feature target", "x", "feature prediction")
 
 
+def test_codes_are_shown_as_names() -> None:
+    x = np.array([[0.5, 0.0], [np.nan, 1.0], [1.5, -1.0], [2.5, np.nan]], np.float32)
+    part = Dataset(("size", "colour"), ("a", "b"), x, np.zeros(4, np.int64), vocabulary={"colour": ("red", "blue")})
+    found = evidently.columns(part)
+    assert found["colour"].tolist() == ["red", "blue", "unknown", None]
+    assert found["size"].tolist() == pytest.approx([0.5, np.nan, 1.5, 2.5], nan_ok=True)
+
+
 def test_private_rows_are_in_no_report(tmp_path: Path) -> None:
     """R37 once more in the trainer, before anything is read."""
     result = jobs.train(tmp_path, tracking=ASKED, regularizers={"privacy": {}})

@@ -241,9 +241,7 @@ def build(
     files |= pictures.draw(report, first, files)
     files[artifact.METRICS] = _json(_metrics_file(told, evaluations, report.history, parity))
     files[artifact.REFERENCE] = _json(reference(data, told, missing=nullable(job)))
-    files[artifact.MODEL_CARD] = model_card(
-        provenance, task_of(provenance.job, data), engine, told, report, first, files
-    ).encode()
+    files[artifact.MODEL_CARD] = model_card(provenance, task_of(job, data), engine, told, report, first, files).encode()
     return Package(files, told, parity, first.min_confidence, served)
 
 

@@ -16,6 +16,10 @@ from espalier_trainer.export.package import answers
 from espalier_trainer.log import say
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy.typing as npt
+
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Fitted
     from espalier_trainer.evaluation.evaluate import Evaluation
@@ -26,6 +30,8 @@ MOST_ROWS: Final = 5_000
 MOST_FEATURES: Final = 100
 """The first ones; a page with more is no page."""
 TARGET, PREDICTION = "target", "prediction"
+UNKNOWN: Final = "unknown"
+"""Shown for a name that training rows do not have."""
 PREFIX: Final = "feature "
 """Of a feature that is called like one of the two above."""
 
@@ -35,12 +41,11 @@ def report(fitted: Fitted, evaluation: Evaluation, prepared: Prepared) -> dict[s
     os.environ.setdefault("DO_NOT_TRACK", "1")  # it would tell its makers
     library, presets = import_module("evidently"), import_module("evidently.presets")
     test, train = (shown(prepared.parts[name]) for name in ("test", "train"))
-    features = names(test.features)
     if len(test.features) > MOST_FEATURES:
         say("report-shortened", features=len(test.features), shown=MOST_FEATURES)
-    definition = _definition(library, features, classes=len(test.classes))
+    definition = _definition(library, columns(test), classes=len(test.classes))
     current, reference = (
-        library.Dataset.from_pandas(_frame(fitted, evaluation, prepared, part, features), data_definition=definition)
+        library.Dataset.from_pandas(_frame(fitted, evaluation, prepared, part), data_definition=definition)
         for part in (test, train)
     )
     quality = presets.ClassificationPreset() if test.classes else presets.RegressionPreset()
@@ -60,26 +65,40 @@ def names(features: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{PREFIX}{name}" if name in {TARGET, PREDICTION} else name for name in features[:MOST_FEATURES])
 
 
-def _definition(library: Any, features: tuple[str, ...], *, classes: int) -> Any:  # noqa: ANN401 - its types need it imported
-    roles = (
-        {"target": TARGET, "prediction_labels": PREDICTION} if classes else {"target": TARGET, "prediction": PREDICTION}
-    )
+def columns(part: Dataset) -> dict[str, npt.NDArray[Any]]:
+    """Features of the report, raw: numbers, and names where codes stand for them (None where there is none)."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for position, (name, shown_as) in enumerate(zip(part.features, names(part.features), strict=False)):
+        values: npt.NDArray[Any] = part.x[:, position].astype(np.float64)
+        if (vocabulary := part.vocabulary.get(name)) is not None:
+            called = np.asarray([*vocabulary, UNKNOWN], dtype=object)  # code -1 is the last one
+            named = called[np.nan_to_num(values).astype(np.int64)]
+            named[np.isnan(values)] = None
+            values = named
+        found[shown_as] = values
+    return found
+
+
+def _definition(library: Any, features: Mapping[str, npt.NDArray[Any]], *, classes: int) -> Any:  # noqa: ANN401 - its types need it imported
+    texts = [name for name, values in features.items() if values.dtype == object]
+    numbers = [name for name in features if name not in texts]
     if not classes:
         return library.DataDefinition(
-            numerical_columns=[*features, TARGET, PREDICTION], regression=[library.Regression(**roles)]
+            numerical_columns=[*numbers, TARGET, PREDICTION],
+            categorical_columns=texts,
+            regression=[library.Regression(target=TARGET, prediction=PREDICTION)],
         )
     return library.DataDefinition(
-        numerical_columns=list(features),
-        categorical_columns=[TARGET, PREDICTION],
-        classification=[library.MulticlassClassification(**roles)],
+        numerical_columns=numbers,
+        categorical_columns=[*texts, TARGET, PREDICTION],
+        classification=[library.MulticlassClassification(target=TARGET, prediction_labels=PREDICTION)],
     )
 
 
-def _frame(fitted: Fitted, evaluation: Evaluation, prepared: Prepared, part: Dataset, features: tuple[str, ...]) -> Any:  # noqa: ANN401 - a pandas.DataFrame
+def _frame(fitted: Fitted, evaluation: Evaluation, prepared: Prepared, part: Dataset) -> Any:  # noqa: ANN401 - a pandas.DataFrame
     """Raw features, what is true and what is answered, as a caller would see it."""
     classes = np.asarray(part.classes, dtype=object)
     told = answers(fitted, prepared.standardizer, len(classes), evaluation, part.x)
-    frame = import_module("pandas").DataFrame(part.x[:, : len(features)].astype(np.float64), columns=list(features))
-    frame[TARGET] = classes[part.y] if len(classes) else part.y
-    frame[PREDICTION] = classes[told[artifact.ONNX_LABEL]] if len(classes) else told[artifact.ONNX_VALUE][:, 0]
-    return frame
+    true = classes[part.y] if len(classes) else part.y
+    answered = classes[told[artifact.ONNX_LABEL]] if len(classes) else told[artifact.ONNX_VALUE][:, 0]
+    return import_module("pandas").DataFrame({**columns(part), TARGET: true, PREDICTION: answered})
