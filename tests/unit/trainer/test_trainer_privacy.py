@@ -23,7 +23,7 @@ from espalier_trainer.data.tables import Table
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.engines.torch.engine import build
 from espalier_trainer.errors import DataProblemError, InvalidConfigError, PreemptedError
-from espalier_trainer.protocol import Step
+from espalier_trainer.protocol import Regularizer, Stage, Step, lookup
 from espalier_trainer.regularizers import privacy
 from tests.unit.trainer import jobs, others
 from tests.unit.trainer.problems import Problem, classification, linear, regression, solve, weights
@@ -308,6 +308,13 @@ def test_a_student_is_private_too(without_noise: None) -> None:
     declared, options = {"distillation": {"teacher": "big"}}, {"rate": 0.05, "steps": 5, "references": {"big": teacher}}
     ours = solve(problem, {**declared, "privacy": {"maxGradNorm": 1000}}, **options)  # type: ignore[arg-type]
     np.testing.assert_allclose(weights(ours), weights(solve(problem, declared, **options)), atol=1e-13)  # type: ignore[arg-type]
+
+
+def test_privacy_draws_before_anybody_changes_a_batch() -> None:
+    """It replaces the batch, so what came before it would be lost in silence. quantization (SURGERY) only looks at the clock there."""
+    changing = [lookup(name) for name in engine_support.TORCH if lookup(name).batch is not Regularizer.batch]
+    places = {block.name: (block.stage, block.order) for block in changing if block.stage >= Stage.DATA}
+    assert all(places["privacy"] < place for name, place in places.items() if name != "privacy"), places
 
 
 def test_no_step_goes_beyond_the_budget(without_noise: None) -> None:

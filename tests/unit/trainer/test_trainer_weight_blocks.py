@@ -73,6 +73,13 @@ def test_whole_inputs_are_removed_by_the_loop(kind: str, rate: float) -> None:
     assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_protecting_everything_is_refused() -> None:
+    """A linear model has its head and nothing else; found by the hunt, seed 3442."""
+    declared = {"structuredSparsity": {"strength": 0.02, "protect": ["head.*"]}}
+    with pytest.raises(InvalidConfigError, match=r"no channel is left to act on.*protect keeps \['head\.\*'\]"):
+        solve(classification(), declared, steps=1)
+
+
 def test_channels_vanish_whole_and_protected_ones_stay() -> None:
     problem = classification(120)
     declared = {"structuredSparsity": {"strength": 0.02, "protect": ["head.*"]}}

@@ -18,7 +18,7 @@ import torch
 
 from espalier_api.regularizers import StructuredSparsity as StructuredSparsityConfig
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import FIRST, Params, Regularizer, Stage, StepView, register
+from espalier_trainer.protocol import FIRST, FitView, Params, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import Selector, canonical
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ class StructuredSparsity(Regularizer[StructuredSparsityConfig]):
         if not self._heads:
             raise InvalidConfigError(
                 "regularizers.structuredSparsity.group: head needs attention; use tabularTransformer, or channel or input"
+            )
+
+    def attach(self, view: FitView) -> None:
+        """Something is left to act on, beside biases and what is protected."""
+        names = self.selector.choose(view.parameters, self.name, "parameter")
+        if not self._selected(Params(names, [view.parameters[name] for name in names])):
+            raise InvalidConfigError(
+                f"regularizers.structuredSparsity: no {self.config.group} is left to act on, for target selects {', '.join(names[:6])} "
+                f"and protect keeps {list(self.config.protect) or 'nothing'}; widen target or shorten protect"
             )
 
     def _selected(self, params: Params) -> list[tuple[str, Tensor]]:
