@@ -25,6 +25,7 @@ EXIT_MEANINGS = {
     ExitCode.DIVERGED: "NaN, infinity or divergence; final, diagnosis F7",
     ExitCode.DATA_PROBLEM: "the data does not fit (digest, schema, label); final",
     ExitCode.PREEMPTED: "stopped with a checkpoint; retried, costs no retry",
+    ExitCode.PEER_LOST: "another process of the training is gone and tells why; retried with all of them",
 }
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from espalier_api.model import Diagnosis
 from espalier_api.names import ENV_JOB_INDEX, JOB_PATH, PORT_TRAINER
 from espalier_api.training import OUTCOME_OF_EXIT, TrainingResult
-from espalier_trainer import termination
+from espalier_trainer import launch, peers, termination
 from espalier_trainer.errors import UNEXPECTED, DivergedError, InvalidConfigError, ParityError, TrainerError
 from espalier_trainer.log import say
+from espalier_trainer.peers import Place
 from espalier_trainer.storage import FolderStore, ObjectStore, open_store
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit code."""
     arguments = _arguments(argv)
+    target = termination.path() if arguments.local is None or "TERMINATION_LOG" in os.environ else None
+    if arguments.place.size == 1 and launch.of_this_pod(arguments.job):
+        return launch.run(arguments.job, sys.argv[1:] if argv is None else argv, target)
     began = time.monotonic()
     try:
         result = _train(arguments)
@@ -50,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message=termination.without_secrets(result.message),
         digest=result.digest,
     )
-    if arguments.local is None or "TERMINATION_LOG" in os.environ:
-        termination.write(result, termination.path())
+    if target is not None:
+        termination.write(result, target)
     return result.exit_code
 
 
@@ -62,29 +66,39 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--local", type=Path, help="a folder that stands for S3: s3://bucket/key is <folder>/bucket/key"
     )
-    return parser.parse_args(argv)
+    parser.add_argument("--place", help=argparse.SUPPRESS, default="0/1/0/1")
+    parser.add_argument("--meet", help=argparse.SUPPRESS, default="")
+    found = parser.parse_args(argv)
+    rank, size, local, there = map(int, found.place.split("/"))
+    found.place = Place(rank, size, local, there, found.meet)
+    return found
 
 
 def _train(arguments: argparse.Namespace) -> TrainingResult:
     jobfile, progress, run, session = (
         import_module(f"espalier_trainer.{name}") for name in ("jobfile", "progress", "run", "session")
     )  # a second of imports, after the arguments are known to be good
-    job = jobfile.read_job(arguments.job)
+    place = arguments.place
+    job = jobfile.read_job(arguments.job, place.size)
     board = progress.Board(job)
-    server = progress.BoardServer(board, arguments.port).start()
+    server = progress.BoardServer(board, arguments.port if place.rank == 0 else 0).start()
     say(
         "start",
         model=f"{job.model.namespace}/{job.model.name}",
         version=job.version,
         attempt=job.attempt,
         port=server.server_address[1],
+        **({"process": f"{place.rank} of {place.size}", "pid": os.getpid()} if place.size > 1 else {}),
     )
     preemption = session.Preemption()
     preemption.install()
     world = run.World(_opener(arguments.local), board, preemption, worker=_worker())
     try:
+        if place.size > 1:
+            peers.join(import_module("espalier_trainer.engines.torch.world").Together(place, lambda: preemption.requested))
         with world.tracking:
             result: TrainingResult = run.run(job, world)
+        peers.current().leave()
     finally:
         server.shutdown()
         server.server_close()

@@ -66,6 +66,12 @@ class PreemptedError(TrainerError):
     reason = PREEMPTED
 
 
+class PeerLostError(TrainerError):
+    """Another process of this training is gone; it tells why (exit 76)."""
+
+    exit_code = ExitCode.PEER_LOST
+
+
 class InfrastructureError(TrainerError):
     """Storage or the machine failed; the operator tries again with backoff."""
 

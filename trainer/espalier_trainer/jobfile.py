@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read_job(path: Path) -> TrainingJob:
-    """Parse and check with the API's rules; InvalidConfigError lists every finding."""
+def read_job(path: Path, processes: int | None = None) -> TrainingJob:
+    """Parse and check with the API's rules; InvalidConfigError lists every finding. `processes`: that train it, where they are counted."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -33,13 +33,13 @@ def read_job(path: Path) -> TrainingJob:
             for e in error.errors(include_url=False, include_input=False)
         ]
         raise InvalidConfigError(f"{path.name}: {'; '.join(told[:8])}") from error
-    check(job)
+    check(job, processes)
     return job
 
 
-def check(job: TrainingJob) -> None:
+def check(job: TrainingJob, processes: int | None = None) -> None:
     """The API's rules once more, then what this release of the trainer does not do."""
-    if found := errors(validate(Subject.of_job(job))):
+    if found := errors(validate(Subject.of_job(job, processes))):
         raise InvalidConfigError("; ".join(map(str, found)))
     if job.robustness is not None and job.data.preprocessing is not None and job.data.preprocessing.tokens is not None:
         raise InvalidConfigError(

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.preprocessing.scaling import UNITS
 from espalier_trainer.targets import Selector
 
@@ -71,9 +72,7 @@ class PlanContext:
     location: npt.NDArray[np.float32] | None = None  # (features,): raw x = x * scale + location; None: x is raw
     scale: npt.NDArray[np.float32] | None = None
     unit: str = UNITS["standard"]  # what 1 is in x, in words
-    image: tuple[int, int, int] | None = (
-        None  # channels, height, width, when the architecture says that features are pixels
-    )
+    image: tuple[int, int, int] | None = None  # channels, height, width, where features are pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +190,7 @@ class PostContext:
     notes: dict[str, Any] = field(default_factory=dict)  # goes into metrics.json
     transforms: list[ScoreTransform] = field(default_factory=list)  # in order; a block that appends calls `transform`
     files: dict[str, bytes] = field(default_factory=dict)  # more files of the artifact, by name
-    x: Mapping[str, npt.NDArray[np.float32]] = field(
-        default_factory=dict
-    )  # per split: standardized features (rows, features)
+    x: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # per split: standardized features
     min_confidence: float | None = None  # below it the server does not answer
 
     def transform(self, transform: ScoreTransform) -> None:
@@ -223,13 +220,12 @@ class Regularizer(Generic[C]):
     order: ClassVar[int] = MIDDLE
     annealed: ClassVar[str | None] = None  # the config field that `schedule` scales; None: a schedule is refused
     in_objective: ClassVar[bool] = True  # False: acts apart from the objective (decay), so it has no share of it
+    sharing: ClassVar[Sharing] = Sharing.REFUSED
     selects: str | None = "parameters"  # what `target` globs over: parameters | layers | features; None: refused
 
     def __init__(self, config: C) -> None:
         self.config = config
-        self.factors = (
-            False  # surgery puts factors in place of weights: torch wants that before any other parametrization
-        )
+        self.factors = False  # surgery puts factors in place of weights: before any other parametrization
         self.selector = Selector.of(
             getattr(config, "target", None), **({} if self.selects == "parameters" else {"default_exclude": ()})
         )
@@ -237,6 +233,10 @@ class Regularizer(Generic[C]):
     def acts(self, hook: str) -> bool:
         """True when this block takes part in `hook`: its class defines it. A block whose config decides narrows this down."""
         return getattr(type(self), hook) is not getattr(Regularizer, hook)
+
+    def shared(self) -> Sharing:
+        """How several processes may train it; a block whose config decides narrows `sharing` down."""
+        return self.sharing
 
     def strength(self) -> float:
         """The declared value of the annealed field; 1 when nothing can be annealed."""

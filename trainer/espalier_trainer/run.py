@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import time
@@ -19,8 +20,8 @@ from espalier_api.durations import format_time
 from espalier_api.exit_codes import ExitCode
 from espalier_api.model import Diagnosis
 from espalier_api.training import TrainingResult
-from espalier_trainer import rng
-from espalier_trainer.errors import PreemptedError
+from espalier_trainer import peers, rng
+from espalier_trainer.errors import PeerLostError, PreemptedError
 from espalier_trainer.evaluation import baseline
 from espalier_trainer.evaluation.evaluate import Evaluation, evaluate
 from espalier_trainer.evaluation.summary import summary
@@ -79,6 +80,7 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
     engine = build.engine(job)
     engine.plan(prepared.fit)
     start = _resume(job, world, engine, prepared)
+    peers.current().meet("start", start.described())
     selected = _select(job, world, prepared, start)
     if selected is None:
         return _assisted(world, began)
@@ -87,6 +89,8 @@ def run(job: TrainingJob, world: World) -> TrainingResult:
         engine = build.engine(job)
         engine.plan(prepared.fit)
     fitted, evaluations = _fit_all(job, world, engine, prepared, start)
+    if not peers.current().leads:
+        return _helped(prepared.content_sha256, began)
     evaluations[0].files.update(files | reports(job, fitted, evaluations[0], prepared))
     if troubles := world.tracking.troubles():
         evaluations[0].notes["tracking"] = troubles
@@ -121,6 +125,11 @@ class Start:
     team: Team = field(default_factory=Team)
     fit: Mapping[str, Any] | None = None  # state of the fit that was cut
     done: list[Evaluation] = field(default_factory=list)
+
+    def described(self) -> str:
+        """Short: several processes must begin at the same place."""
+        step = None if self.fit is None else self.fit["step"]
+        return f"fit {len(self.done) + 1}, step {step or 0}, {len(self.memory.trials)} trials, {len(self.memory.folds)} folds"
 
 
 def _select(
@@ -160,9 +169,12 @@ def _fit_all(
         seed = job.seed + job.seeds - 1 - index
         world.preemption.check(f"fit {index + 1} of {job.seeds}")
         world.board.phase("Training")
+        peers.current().meet(f"fit {index + 1}")  # the leader may have judged the one before
         session = FitSession(job, world, start, index)
         fitted = engine.fit(prepared.fit, rng.derive(seed, "fit"), session)
         start.fit = None
+        if not peers.current().leads:
+            continue
         world.board.phase("Evaluating")
         done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, seed, prepared.question))
         say(
@@ -215,7 +227,9 @@ def _resumed(job: TrainingJob, world: World, engine: Engine, prepared: Prepared)
 
 
 def _save(start: Start, fit: Mapping[str, Any] | None) -> None:
-    """One object with the state of the fit in progress, what earlier fits came to, and what selection knows."""
+    """One object with the state of the fit in progress, what earlier fits came to, and what selection knows. The leader saves for all."""
+    if not peers.current().leads:
+        return
     assert start.checkpoints is not None  # noqa: S101 - who saves has asked
     done = [_saved(e) for e in start.done]
     start.checkpoints.save({"fit": fit, "done": done, "selection": start.memory.state()})
@@ -251,15 +265,17 @@ class FitSession:
         self._index, self._count = index, job.seeds
         self._prefix = "" if index + 1 == job.seeds else f"seed-{job.seed + job.seeds - 1 - index}/"
         self._clock = Clock(job.checkpoint.interval.total_seconds())
-        self._saved = False
+        self._saved = self._leaving = False
 
     def restore(self) -> Mapping[str, Any] | None:
         """The state that the run found, for its own fit only."""
         return self._state
 
     def wants_checkpoint(self) -> bool:
-        """At the interval and at SIGTERM."""
-        return self._start.checkpoints is not None and (self._world.preemption.requested or self._clock.due())
+        """At the interval and at SIGTERM; only the leader saves."""
+        self._leaving = self._world.preemption.together()
+        wanted = self._leaving or self._clock.due()
+        return wanted and self._start.checkpoints is not None and peers.current().leads
 
     def save(self, state: Mapping[str, Any]) -> None:
         """The fit's state with everything else."""
@@ -268,9 +284,16 @@ class FitSession:
         say("checkpoint", step=state["step"])
 
     def stop_if_preempted(self) -> None:
-        """Exit 75."""
-        if self._world.preemption.requested:
-            how = "a checkpoint is saved" if self._saved else "nothing to save: this engine fits in one piece"
+        """Exit 75; several processes leave at the same step, when the leader has saved it."""
+        others = peers.current()
+        if self._leaving or (others.size == 1 and self._world.preemption.requested):
+            with contextlib.suppress(PeerLostError):  # it has left already
+                others.any(flag=True)
+            how = (
+                "a checkpoint is saved"
+                if self._saved or not others.leads
+                else "nothing to save: this engine fits in one piece"
+            )
             raise PreemptedError(f"SIGTERM while training; {how}, the next attempt goes on from there")
 
     def progress(
@@ -360,4 +383,16 @@ def _result(
         classes=classes,
         duration_seconds=round(time.monotonic() - began, 3),
         search=search,
+    )
+
+
+def _helped(content: str, began: float) -> TrainingResult:
+    """Of a process that does not lead."""
+    return TrainingResult(
+        outcome="Succeeded",
+        exit_code=ExitCode.OK,
+        reason="TrainingSucceeded",
+        message="trained; process 0 judges and publishes",
+        content_sha256=content,
+        duration_seconds=round(time.monotonic() - began, 3),
     )

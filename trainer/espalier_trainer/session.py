@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from espalier_trainer import peers
 from espalier_trainer.errors import PreemptedError
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class Preemption:
     def requested(self) -> bool:
         """True once the signal has come."""
         return self._flag.is_set()
+
+    def together(self) -> bool:
+        """At a step boundary, where all processes of a fit ask at once: True when any of them was told to leave."""
+        return peers.current().any(flag=self.requested)
 
     def check(self, doing: str) -> None:
         """Leave between two phases; `doing` says what was about to happen."""

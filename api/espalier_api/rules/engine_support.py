@@ -69,7 +69,9 @@ The others have forward or backward passes of their own, or remember activations
 NOT_IN_TRAINING: Final = LOOPS
 """Loops that every process walks in step with the others."""
 
-KEPT: Final[frozenset[str]] = frozenset({"R1", "R2", "R5", "R8", "R16", "R23", "R24", "R26", "R27", "R33", "R37"})
+KEPT: Final[frozenset[str]] = frozenset(
+    {"R1", "R2", "R5", "R8", "R16", "R23", "R24", "R26", "R27", "R31", "R33", "R37"}
+)
 """Rules whose `keeps` engine.torch does by itself. What is missing here is refused instead: an automatic rule is a promise.
 
 A trainer room that keeps one of them adds its id in the same change, with a test of it (`proof` takes rule ids as well).

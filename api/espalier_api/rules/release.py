@@ -26,8 +26,6 @@ def not_in_this_release(spec: RegularizedModelSpec) -> tuple[Finding, ...]:
 def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     """(applies, field, what to write now) of everything that is refused."""
     training, serving = spec.training, spec.serving
-    yield training.nodes > 1, "training.nodes", "Set it to 1"
-    yield training.processes_per_node not in ("auto", 1), "training.processesPerNode", "Remove it"
     yield serving.fallback is not None, "serving.fallback", "Remove it"
     yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
     yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"
@@ -36,8 +34,6 @@ def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
 
 def _engines(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     engine, task = spec.engine, spec.task.type
-    if engine.torch is not None:
-        yield engine.torch.precision == "fp16", "engine.torch.precision: fp16", "Use bf16 or fp32"
     if engine.sklearn is not None and supported(engine, task) is None:
         others = sorted(estimator for estimator, kind in SKLEARN if kind == task)
         field = f"engine.sklearn.estimator: {engine.sklearn.estimator} for a {task}"

@@ -132,9 +132,7 @@ def test_all_findings_are_listed_in_order_of_rules() -> None:
 @pytest.mark.parametrize(
     "field, part",
     [
-        ("training.nodes", "{training: {nodes: 2}}"),
         ("serving.autoscaling", "{serving: {autoscaling: {}}}"),
-        ("engine.torch.precision", "{engine: {torch: {architecture: {mlp: {}}, precision: fp16}}}"),
         ("engine.sklearn.estimator", "{engine: {sklearn: {estimator: ridge}}}"),
     ],
 )

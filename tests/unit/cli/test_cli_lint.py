@@ -68,9 +68,9 @@ def test_a_rule_is_told_with_object_field_id_and_fix(tmp_path: Path) -> None:
         ("v1alpha1", "v1", "espalier.dev/v1 RegularizedModel is not one of espalier.dev/v1alpha1"),
         ("{mlp: {}}", "{mlp: {}, cnn: {image: [1, 8, 8]}}", "architecture: set exactly one of mlp, cnn"),
         (
-            "{mlp: {}}",
-            "{mlp: {}}, precision: fp16",
-            "NotYetImplemented: engine.torch.precision: fp16 is part of the API but not of this release",
+            "  artifacts:",
+            "  serving: {autoscaling: {}}\n  artifacts:",
+            "NotYetImplemented: serving.autoscaling is part of the API but not of this release",
         ),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from espalier_api.regularizers import Regularizers
+from espalier_trainer import peers
 from espalier_trainer.engines.torch.loop import Fit, Settings, Tensors
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
 from espalier_trainer.engines.torch.tensors import steps_per_epoch
@@ -136,7 +137,7 @@ def solve(
     train = tensors(problem.x, problem.y, weight)
     train.groups = {name: torch.tensor(codes) for name, codes in (groups or {}).items()}
     others = {name: tensors(other.x, other.y) for name, other in (extra or {}).items()}
-    fit = Fit(model or linear(problem), made, train, held, settings, others)
+    fit = Fit(model or linear(problem), made, train, held, settings, others, peers.current())
     fit.run(session or Alone())
     return fit
 

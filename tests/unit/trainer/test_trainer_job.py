@@ -180,9 +180,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"data": {**jobs.job()["data"], "split": {"validation": 0.2, "test": 0.2}}, "regularizers": {"calibration": {}}},
         ("calibration",),
     ),
-    "precision that is not there": (
-        {"engine": {"torch": {"architecture": {"mlp": {}}, "precision": "fp16"}}, "regularizers": {}},
-        ("fp16",),
+    "one scale for gradients of single rows": (
+        {"engine": {"torch": {"architecture": {"mlp": {}}, "precision": "fp16"}}, "regularizers": {"privacy": {"epsilon": 8.0}}},
+        ("fp16", "privacy"),
     ),
     "target that selects nothing": (
         {"regularizers": {"dropout": {"target": {"include": ["tail.*"]}}}},

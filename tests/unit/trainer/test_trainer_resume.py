@@ -21,6 +21,7 @@ from espalier_trainer.storage import FolderStore
 from tests.unit.trainer import jobs
 from tests.unit.trainer.others import told
 from tests.unit.trainer.problems import classification, regression, solve
+from tests.unit.trainer.sessions import Interrupted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,30 +95,6 @@ AFTERWARDS = {"calibration", "abstention", "modelSoup"}
 """Blocks of POST and SELECT alone: they begin when the last step is done, so no state of a fit is theirs."""
 RARELY: dict[str, set[str]] = {"ball": {"trustRegion"}}
 """Cases whose mode keeps no state; another case of the same block does."""
-
-
-class Interrupted:
-    """Saves and leaves after `after` steps; through bytes, like a store."""
-
-    def __init__(self, after: int | None, saved: bytes | None = None) -> None:
-        self.after, self.saved, self.steps = after, saved, 0
-
-    def restore(self) -> dict[str, Any] | None:
-        return decode(self.saved)[0] if self.saved is not None else None
-
-    def wants_checkpoint(self) -> bool:
-        self.steps += 1
-        return self.steps == self.after
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.saved = encode(state, Identity("c", "d", 0, "w"))
-
-    def stop_if_preempted(self) -> None:
-        if self.steps == self.after:
-            raise PreemptedError("now")
-
-    def progress(self, *_: Any) -> None:
-        return
 
 
 def model(declared: dict[str, Any]) -> torch.nn.Module:

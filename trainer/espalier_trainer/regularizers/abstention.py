@@ -14,6 +14,7 @@ from espalier_api.regularizers import Abstention as AbstentionConfig
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.evaluation.calibration import softmax
 from espalier_trainer.evaluation.selective import threshold_for
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, PlanContext, PostContext, Regularizer, Stage, register
 
 
@@ -23,6 +24,7 @@ class Abstention(Regularizer[AbstentionConfig]):
 
     name = "abstention"
     stage = Stage.POST
+    sharing = Sharing.EXACT
     order = LAST
     selects = None
 

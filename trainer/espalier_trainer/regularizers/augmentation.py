@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from espalier_api.regularizers import Augmentation as AugmentationConfig
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, Batch, PlanContext, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class Augmentation(Regularizer[AugmentationConfig]):
 
     name = "augmentation"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     order = FIRST  # what a camera or a keyboard does comes before noise and blends
     selects = None
 

@@ -16,6 +16,7 @@ import torch
 from espalier_api.regularizers import BatchMixing as BatchMixingConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Batch, PlanContext, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class BatchMixing(Regularizer[BatchMixingConfig]):
 
     name = "batchMixing"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     order = LAST  # after everything that changes single rows
     selects = None
 

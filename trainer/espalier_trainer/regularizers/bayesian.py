@@ -16,6 +16,7 @@ from torch import nn
 from espalier_api.regularizers import Bayesian as BayesianConfig
 from espalier_trainer.engines.torch import evaluator, posterior
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FitView, Params, PlanContext, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import Selector
 
@@ -40,6 +41,7 @@ class Bayesian(Regularizer[BayesianConfig]):
 
     name = "bayesian"
     stage = Stage.POST
+    sharing = Sharing.EXACT
 
     def __init__(self, config: BayesianConfig) -> None:
         super().__init__(config)

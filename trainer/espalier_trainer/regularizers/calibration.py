@@ -18,6 +18,7 @@ from espalier_api.regularizers import Calibration as CalibrationConfig
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.evaluation.calibration import fit_temperature, log_loss, log_softmax
 from espalier_trainer.evaluation.score_maps import BINARY, Affine, PerClass, Piecewise, Sigmoid, odds
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import PlanContext, PostContext, Regularizer, ScoreTransform, Stage, register
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class Calibration(Regularizer[CalibrationConfig]):
 
     name = "calibration"
     stage = Stage.POST
+    sharing = Sharing.EXACT
     selects = None
 
     def plan(self, context: PlanContext) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from espalier_api.regularizers import CalibrationLoss as CalibrationLossConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class CalibrationLoss(Regularizer[CalibrationLossConfig]):
 
     name = "calibrationLoss"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     annealed = "strength"
     selects = None
 

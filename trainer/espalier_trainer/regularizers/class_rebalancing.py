@@ -29,6 +29,7 @@ from espalier_trainer import rng
 from espalier_trainer.engines.classical import class_weights
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import (
     MIDDLE,
     Batch,
@@ -95,6 +96,7 @@ class ClassRebalancing(Regularizer[ClassRebalancingConfig]):
 
     name = "classRebalancing"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     order = MIDDLE + 10  # weights multiply what other blocks have mixed into a row's loss
     selects = None
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 from espalier_api.regularizers import Distillation as DistillationConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import transfer
-from espalier_trainer.protocol import FIRST, Batch, FitView, PlanContext, Reference, Regularizer, Stage, Step, register
+from espalier_trainer.peers import Sharing
+from espalier_trainer.protocol import (
+    FIRST,
+    Batch,
+    FitView,
+    PlanContext,
+    Reference,
+    Regularizer,
+    Stage,
+    Step,
+    register,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +36,7 @@ class Distillation(Regularizer[DistillationConfig]):
 
     name = "distillation"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     order = FIRST
     annealed = "alpha"
     selects = None

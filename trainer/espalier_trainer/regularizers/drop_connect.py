@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from espalier_api.regularizers import DropConnect as DropConnectConfig
 from espalier_trainer.engines.torch.layers import weight_owners
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import MIDDLE, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class DropConnect(Regularizer[DropConnectConfig]):
 
     name = "dropConnect"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = MIDDLE
     annealed = "p"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from espalier_api.regularizers import Dropout as DropoutConfig
 from espalier_trainer.engines.torch.layers import insert, layer_names
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Dropout(Regularizer[DropoutConfig]):
 
     name = "dropout"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = LAST  # after whatever rebuilds layers
     annealed = "p"
     selects = "layers"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from espalier_api.regularizers import EarlyStopping as EarlyStoppingConfig
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.evaluation.calibration import fit_temperature, log_loss
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, EpochReport, PlanContext, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class EarlyStopping(Regularizer[EarlyStoppingConfig]):
 
     name = "earlyStopping"
     stage = Stage.EPOCH
+    sharing = Sharing.EXACT
     order = LAST
     selects = None
 

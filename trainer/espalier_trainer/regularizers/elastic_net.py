@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from espalier_api.regularizers import ElasticNet as ElasticNetConfig
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Params, Regularizer, Stage, StepView, register
 from espalier_trainer.regularizers.l1 import soft_threshold
 
@@ -24,6 +25,7 @@ class ElasticNet(Regularizer[ElasticNetConfig]):
 
     name = "elasticNet"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     annealed = "strength"
 
     def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:

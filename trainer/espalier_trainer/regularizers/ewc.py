@@ -15,6 +15,7 @@ from espalier_api.regularizers import Ewc as EwcConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import evaluator, fisher, transfer
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FitView, Params, PlanContext, Reference, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Ewc(Regularizer[EwcConfig]):
 
     name = "ewc"
     stage = Stage.GRAD
+    sharing = Sharing.EXACT
     annealed = "strength"
 
     def __init__(self, config: EwcConfig) -> None:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from espalier_api.regularizers import Fairness as FairnessConfig
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Batch, FitView, PlanContext, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Fairness(Regularizer[FairnessConfig]):
 
     name = "fairness"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     order = LAST  # groupDRO weighs what all other blocks made of a row's loss
     annealed = "strength"
     selects = None

@@ -13,6 +13,7 @@ import torch
 from espalier_api.regularizers import Functional as FunctionalConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import losses, transfer
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import (
     FIRST,
     Batch,
@@ -42,6 +43,7 @@ class Functional(Regularizer[FunctionalConfig]):
 
     name = "functional"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     order = FIRST
     annealed = "strength"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from espalier_api.regularizers import GradientClipping as GradientClippingConfig
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Params, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class GradientClipping(Regularizer[GradientClippingConfig]):
 
     name = "gradientClipping"
     stage = Stage.GRAD
+    sharing = Sharing.EXACT
     order = LAST
 
     def __init__(self, config: GradientClippingConfig) -> None:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from espalier_api.regularizers import L1 as L1Config  # noqa: N811 - the block's name is its formula's
 from espalier_trainer.engines.torch.layers import weight_owners
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, Params, PlanContext, Regularizer, Stage, StepView, register
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class L1(Regularizer[L1Config]):
 
     name = "l1"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = FIRST  # the factors are innermost, and the prox comes before projections and averages
     annealed = "strength"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from espalier_api.regularizers import L2 as L2Config  # noqa: N811 - the block's name is its formula's
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Params, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class L2(Regularizer[L2Config]):
 
     name = "l2"
     stage = Stage.GRAD
+    sharing = Sharing.EXACT
     annealed = "strength"
 
     def penalty_grad(self, params: Params, coefficient: Coefficient) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from espalier_api.regularizers import LabelSmoothing as LabelSmoothingConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class LabelSmoothing(Regularizer[LabelSmoothingConfig]):
 
     name = "labelSmoothing"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     annealed = "epsilon"
     selects = None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from espalier_api.regularizers import MaxMargin as MaxMarginConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class MaxMargin(Regularizer[MaxMarginConfig]):
 
     name = "maxMargin"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     selects = None
 
     def strength(self) -> float:

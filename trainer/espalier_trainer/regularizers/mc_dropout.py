@@ -15,6 +15,7 @@ from espalier_api.regularizers import McDropout as McDropoutConfig
 from espalier_trainer import rng
 from espalier_trainer.engines.torch.tensors import as_numpy, seed_generators
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, PlanContext, Regularizer, Stage, register
 from espalier_trainer.regularizers.dropout import AnnealedDropout
 
@@ -48,6 +49,7 @@ class McDropout(Regularizer[McDropoutConfig]):
 
     name = "mcDropout"
     stage = Stage.POST
+    sharing = Sharing.EXACT
     order = LAST
     selects = None
 

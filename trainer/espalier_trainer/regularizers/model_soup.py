@@ -17,7 +17,17 @@ from espalier_api.regularizers import ModelSoup as ModelSoupConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import evaluator, losses, transfer
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import LAST, EpochReport, FitView, PlanContext, Reference, Regularizer, Stage, register
+from espalier_trainer.peers import Sharing
+from espalier_trainer.protocol import (
+    LAST,
+    EpochReport,
+    FitView,
+    PlanContext,
+    Reference,
+    Regularizer,
+    Stage,
+    register,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +53,7 @@ class ModelSoup(Regularizer[ModelSoupConfig]):
 
     name = "modelSoup"
     stage = Stage.SELECT
+    sharing = Sharing.EXACT
     order = LAST
     selects = None
 

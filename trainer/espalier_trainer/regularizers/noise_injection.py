@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from espalier_api.regularizers import NoiseInjection as NoiseInjectionConfig
 from espalier_trainer.engines.torch.layers import insert, layer_names, weight_owners
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import MIDDLE, Batch, Params, PlanContext, Regularizer, Stage, Step, register
 from espalier_trainer.targets import Selector
 
@@ -63,6 +64,7 @@ class NoiseInjection(Regularizer[NoiseInjectionConfig]):
 
     name = "noiseInjection"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     order = MIDDLE
     annealed = "std"
 

@@ -20,6 +20,7 @@ from espalier_api.regularizers import Normalization as NormalizationConfig
 from espalier_trainer.engines.torch import converters
 from espalier_trainer.engines.torch.layers import insert, layer_names, weighted
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, PlanContext, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Normalization(Regularizer[NormalizationConfig]):
 
     name = "normalization"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = FIRST  # others insert into layers that have their norm, and parametrize weights afterwards
     selects = "layers"
 
@@ -111,6 +113,10 @@ class Normalization(Regularizer[NormalizationConfig]):
     def acts(self, hook: str) -> bool:
         """Kind none does nothing."""
         return super().acts(hook) and not (hook == "surgery" and self.config.kind == "none")
+
+    def shared(self) -> Sharing:
+        """Statistics of a batch would be those of own rows."""
+        return Sharing.REFUSED if self._kind == "batch" else self.sharing
 
     def plan(self, context: PlanContext) -> None:
         """R15: one row has no variance. R1: under privacy groups take the place of batches."""

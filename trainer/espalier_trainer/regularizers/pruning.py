@@ -18,6 +18,7 @@ import torch
 from espalier_api.regularizers import Pruning as PruningConfig
 from espalier_trainer.engines.torch.masks import Masks
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Params, PlanContext, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import canonical
 
@@ -78,6 +79,7 @@ class Pruning(Regularizer[PruningConfig]):
 
     name = "pruning"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = LAST - 10  # after prox and projections, before averages
 
     def __init__(self, config: PruningConfig) -> None:

@@ -23,6 +23,7 @@ from espalier_api.regularizers import Quantization as QuantizationConfig
 from espalier_api.rules import at_run_time as rules
 from espalier_trainer.engines.torch import rounding
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Batch, FitView, PlanContext, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Quantization(Regularizer[QuantizationConfig]):
 
     name = "quantization"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = LAST + 50  # outermost: what is rounded is the weight that other blocks have made
     selects = "parameters"
 
@@ -57,6 +59,10 @@ class Quantization(Regularizer[QuantizationConfig]):
         self._view: FitView | None = None
         self._layers: list[str] = []
         self._model: nn.Module | None = None
+
+    def shared(self) -> Sharing:
+        """Ranges of activations in training would be those of own rows."""
+        return Sharing.REFUSED if self.trained else self.sharing
 
     def acts(self, hook: str) -> bool:
         """Only qat takes part in training."""

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from espalier_api.regularizers import Reparameterization as ReparameterizationConfig
 from espalier_trainer.engines.torch.layers import weight_owners
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Reparameterization(Regularizer[ReparameterizationConfig]):
 
     name = "reparameterization"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = FIRST  # innermost: noise and bounds act on the product
 
     def __init__(self, config: ReparameterizationConfig) -> None:

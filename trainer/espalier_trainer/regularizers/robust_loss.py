@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from espalier_api.regularizers import RobustLoss as RobustLossConfig
 from espalier_trainer.engines.torch.losses import shares
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class RobustLoss(Regularizer[RobustLossConfig]):
 
     name = "robustLoss"
     stage = Stage.LOSS
+    sharing = Sharing.EXACT
     selects = None
 
     def __init__(self, config: RobustLossConfig) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from espalier_api.regularizers import SampleWeighting as SampleWeightingConfig
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import PlanContext, Regularizer, Stage, register
 
 
@@ -16,6 +17,7 @@ class SampleWeighting(Regularizer[SampleWeightingConfig]):
 
     name = "sampleWeighting"
     stage = Stage.DATA
+    sharing = Sharing.EXACT
     selects = None
 
     def plan(self, context: PlanContext) -> None:

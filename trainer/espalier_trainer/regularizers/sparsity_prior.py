@@ -16,6 +16,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from espalier_api.regularizers import SparsityPrior as SparsityPriorConfig
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, Batch, Regularizer, Stage, Step, register
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class SparsityPrior(Regularizer[SparsityPriorConfig]):
 
     name = "sparsityPrior"
     stage = Stage.SURGERY
+    sharing = Sharing.WHOLE
     order = FIRST
     annealed = "strength"
 

@@ -18,6 +18,7 @@ from espalier_api.regularizers import SpectralNorm as SpectralNormConfig
 from espalier_trainer import rng
 from espalier_trainer.engines.torch.layers import weight_owners
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Params, PlanContext, Regularizer, Stage, register
 from espalier_trainer.targets import canonical
 
@@ -79,6 +80,7 @@ class SpectralNorm(Regularizer[SpectralNormConfig]):
 
     name = "spectralNorm"
     stage = Stage.GRAD
+    sharing = Sharing.EXACT
     order = LAST - 1  # the bound is outermost: it holds for the weight that is really used
     annealed = "strength"
 

@@ -16,6 +16,7 @@ from espalier_api.regularizers import StochasticDepth as StochasticDepthConfig
 from espalier_api.rules import at_run_time as rules
 from espalier_trainer.engines.torch.layers import Residual, residual_names
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Regularizer, Stage, register
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class StochasticDepth(Regularizer[StochasticDepthConfig]):
 
     name = "stochasticDepth"
     stage = Stage.SURGERY
+    sharing = Sharing.EXACT
     order = LAST
     annealed = "p"
     selects = "layers"

@@ -23,7 +23,18 @@ from espalier_trainer.engines.torch.evaluator import BATCH_NORMS
 from espalier_trainer.engines.torch.layers import ACTIVATIONS, Channels, weighted
 from espalier_trainer.engines.torch.masks import Masks
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import LAST, FitView, Params, PlanContext, Regularizer, Stage, Step, StepView, register
+from espalier_trainer.peers import Sharing
+from espalier_trainer.protocol import (
+    LAST,
+    FitView,
+    Params,
+    PlanContext,
+    Regularizer,
+    Stage,
+    Step,
+    StepView,
+    register,
+)
 from espalier_trainer.targets import Selector
 
 if TYPE_CHECKING:
@@ -100,6 +111,7 @@ class StructuredPruning(Regularizer[StructuredPruningConfig]):
 
     name = "structuredPruning"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = LAST - 9  # shrinks before scattered zeros are counted
 
     def __init__(self, config: StructuredPruningConfig) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from espalier_api.regularizers import StructuredSparsity as StructuredSparsityConfig
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import FIRST, FitView, Params, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import Selector, canonical
 
@@ -49,6 +50,7 @@ class StructuredSparsity(Regularizer[StructuredSparsityConfig]):
 
     name = "structuredSparsity"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = (
         FIRST + 1
     )  # after l1: the prox of both together is theirs in this order (sparse group lasso, Simon et al. 2013)

@@ -15,7 +15,17 @@ from espalier_api.regularizers import TrustRegion as TrustRegionConfig
 from espalier_trainer import references
 from espalier_trainer.engines.torch import evaluator, transfer
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.protocol import FitView, Params, PlanContext, Reference, Regularizer, Stage, StepView, register
+from espalier_trainer.peers import Sharing
+from espalier_trainer.protocol import (
+    FitView,
+    Params,
+    PlanContext,
+    Reference,
+    Regularizer,
+    Stage,
+    StepView,
+    register,
+)
 from espalier_trainer.targets import Selector
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ class TrustRegion(Regularizer[TrustRegionConfig]):
 
     name = "trustRegion"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = AFTER_PROX
     in_objective = False
 

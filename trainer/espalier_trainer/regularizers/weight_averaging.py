@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from espalier_api.regularizers import WeightAveraging as WeightAveragingConfig
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import LAST, Params, PlanContext, Regularizer, Stage, StepView, register
 from espalier_trainer.targets import Selector
 
@@ -28,6 +29,7 @@ class WeightAveraging(Regularizer[WeightAveragingConfig]):
 
     name = "weightAveraging"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     order = LAST
     selects = "parameters"
 

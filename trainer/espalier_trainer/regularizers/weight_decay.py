@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from espalier_api.regularizers import WeightDecay as WeightDecayConfig
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Params, Regularizer, Stage, StepView, register
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class WeightDecay(Regularizer[WeightDecayConfig]):
 
     name = "weightDecay"
     stage = Stage.STEP
+    sharing = Sharing.EXACT
     annealed = "strength"
     in_objective = False
 

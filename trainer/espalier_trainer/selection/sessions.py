@@ -70,7 +70,7 @@ class Short:
 
     def stop_if_preempted(self) -> None:
         """Exit 75; what ended before is saved by the loop."""
-        if self._preemption.requested:
+        if self._preemption.together():
             raise PreemptedError("SIGTERM in the middle of a trial or fold; the next attempt repeats this one alone")
 
     def progress(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from espalier_trainer.engines.torch.telemetry import compare, stacked_norm
+from espalier_trainer.peers import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from espalier_trainer.engines import Contribution
+    from espalier_trainer.peers import Peers
 
 
 class Audit:
     """Collects comparisons on the device; `collect` moves them to the host."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], peers: Peers = ALONE) -> None:
+        self._peers = peers
         self._pending: list[tuple[str, Callable[[], tuple[float, float]]]] = []
         self._pending_norms: list[Tensor] = []
         self._differences: list[tuple[str, Tensor]] = []  # [difference, plain]
@@ -45,7 +48,9 @@ class Audit:
 
     def _grad(self, value: Tensor) -> list[Tensor]:
         grads = torch.autograd.grad(value, self._parameters, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, self._parameters, strict=True)]
+        found = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, self._parameters, strict=True)]
+        self._peers.add(found)
+        return found
 
     def replaced(self, name: str, data: Tensor, plain: Tensor) -> None:
         """A block that replaces the data loss is judged by the difference it makes."""

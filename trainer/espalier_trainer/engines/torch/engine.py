@@ -10,20 +10,22 @@ import torch
 
 from espalier_api.regularizers import Regularizers
 from espalier_api.rules.privacy import private_normalization
-from espalier_trainer import rng
+from espalier_trainer import peers, rng
 from espalier_trainer.engines.torch import architectures, losses, measure
 from espalier_trainer.engines.torch.convert import append
+from espalier_trainer.engines.torch.evaluator import BATCH_NORMS
 from espalier_trainer.engines.torch.layers import on_device
 from espalier_trainer.engines.torch.loop import Fit
 from espalier_trainer.engines.torch.optimizers import OptimizerSpec
 from espalier_trainer.engines.torch.tensors import Settings, Tensors, as_numpy, seed_generators, steps_per_epoch
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.machine import cpu_limit, threads_for
+from espalier_trainer.peers import Sharing
 from espalier_trainer.protocol import Batch, PlanContext, Regularizer, acting, lookup
 from espalier_trainer.schedule import ConstantRate, CosineRate, LearningRate, StepRate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
     from torch import Tensor, nn
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     from espalier_api.regularizers import Block
     from espalier_trainer.engines import FitData, FitReport, Part
     from espalier_trainer.export.graph import Graph
+    from espalier_trainer.peers import Peers
     from espalier_trainer.session import Session
 
-PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS: Final = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(config: TorchConfig, regularizers: Mapping[str, Block]) -> TorchEngine:
@@ -53,18 +56,21 @@ class TorchEngine:
         self.framework = f"torch {torch.__version__.split('+')[0]}"
         self._context: PlanContext | None = None
         make_deterministic()
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.peers = peers.current()
+        gpu = torch.device("cuda", self.peers.place.local % max(torch.cuda.device_count(), 1))
+        self.device = gpu if torch.cuda.is_available() else torch.device("cpu")
 
     @property
     def world(self) -> str:
         """What bit-equality is promised for."""
-        return f"torch {torch.__version__}, {self.device.type}, {torch.get_num_threads()} threads"
+        together = f", {self.peers.size} processes" if self.peers.size > 1 else ""
+        return f"torch {torch.__version__}, {self.device.type}, {torch.get_num_threads()} threads{together}"
 
     def plan(self, data: FitData) -> None:
         """Every block has a file and agrees; the architecture and the precision exist here."""
-        if self.config.precision not in PRECISIONS:
+        if self.config.precision == "fp16" and "privacy" in self.regularizers:
             raise InvalidConfigError(
-                f"engine.torch.precision: {self.config.precision} is not implemented by this trainer; use fp32 or bf16"
+                "engine.torch.precision: fp16 scales the gradient of a batch, and privacy needs one per row; use bf16 or fp32"
             )
         steps = steps_per_epoch(len(data.train), self.config.batch_size)
         self._context = PlanContext(
@@ -91,8 +97,9 @@ class TorchEngine:
         )
         model = self._model(data, 0)
         work = measure.flops(model, len(data.features)) // 2 * min(self.config.batch_size, len(data.train))
-        torch.set_num_threads(threads_for(work, cpu_limit()))
-        self._new_fit(model, self._blocks(), data, None, 0)  # targets select something
+        torch.set_num_threads(threads_for(work // self.peers.size, cpu_limit() // self.peers.place.locals))
+        fit = self._new_fit(model, self._blocks(), data, None, 0)  # targets select something
+        refuse_what_is_not_shared(fit.model, fit.blocks, self.peers)
 
     def _image(self) -> tuple[int, int, int] | None:
         (network,) = architectures.declared(self.config.architecture).values()
@@ -122,7 +129,8 @@ class TorchEngine:
         self, model: nn.Module, blocks: list[Regularizer[Any]], data: FitData, validation: Tensors | None, seed: int
     ) -> Fit:
         extra = {name: self._tensors(part) for name, part in data.extra.items()}
-        return Fit(model, blocks, self._tensors(data.train), validation, self._settings(data, seed), extra)
+        settings = self._settings(data, seed)
+        return Fit(model, blocks, self._tensors(data.train), validation, settings, extra, self.peers)
 
     def _settings(self, data: FitData, seed: int) -> Settings:
         return Settings(
@@ -204,6 +212,24 @@ def begin_at(model: nn.Module, start: Mapping[str, npt.NDArray[Any]]) -> None:
     for name, value in model.state_dict().items():
         if name in start and tuple(start[name].shape) == tuple(value.shape):
             value.copy_(torch.as_tensor(start[name]))
+
+
+def refuse_what_is_not_shared(model: nn.Module, blocks: Sequence[Regularizer[Any]], others: Peers) -> None:
+    """R40 and R15 once more, by what blocks and modules are."""
+    if others.size == 1:
+        return
+    for block in blocks:
+        if block.shared() is Sharing.REFUSED:
+            raise InvalidConfigError(
+                f"R40: regularizers.{block.name}: it cannot be shared among {others.size} processes and give what one process gives. "
+                f"Set training.nodes and training.processesPerNode to 1, or drop {block.name}"
+            )
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS):
+            raise InvalidConfigError(
+                f"R15: {name} is {type(module).__name__}, and {others.size} processes would each know the statistics of their own rows. "
+                "Use normalization.kind group or layer, or train in one process"
+            )
 
 
 def make_deterministic() -> None:

@@ -18,9 +18,11 @@ from espalier_trainer.engines.torch.audit import Audit
 from espalier_trainer.engines.torch.objective import Objective, only
 from espalier_trainer.engines.torch.optimizers import OptimizerView
 from espalier_trainer.engines.torch.optimizers import build as build_optimizer
+from espalier_trainer.engines.torch.scaling import Backward, ScaledBackward
 from espalier_trainer.engines.torch.telemetry import TermLog
 from espalier_trainer.engines.torch.tensors import Settings, Tensors, seed_generators, steps_per_epoch
 from espalier_trainer.errors import DivergedError
+from espalier_trainer.peers import ALONE, Peers
 from espalier_trainer.protocol import FitView, Params, Regularizer, Step, acting, ordered
 from espalier_trainer.schedule import Coefficient
 
@@ -48,7 +50,9 @@ class Fit:
         validation: Tensors | None,
         settings: Settings,
         extra: Mapping[str, Tensors] | None = None,
+        peers: Peers = ALONE,
     ) -> None:
+        self.peers = peers
         self.model, self.train, self.validation, self.settings = model, train, validation, settings
         self.blocks = ordered(blocks)
         device, dtype = train.x.device, train.x.dtype
@@ -66,8 +70,15 @@ class Fit:
         self.params = {b.name: self._params(b) for b in self.blocks if b.selects == "parameters"}
         self.optimizer = build_optimizer(settings.optimizer, self.parameters.values(), settings.rate.at(0.0))
         self.view = OptimizerView(self.optimizer)
+        half = settings.autocast is torch.float16
+        self.backward = (ScaledBackward if half else Backward)(self.optimizer, list(self.parameters.values()), peers)
         self.objective = Objective(
-            model, self.blocks, self.coefficients, regression=settings.regression, autocast=settings.autocast
+            model,
+            self.blocks,
+            self.coefficients,
+            regression=settings.regression,
+            autocast=settings.autocast,
+            peers=peers,
         )
         self._plan_hooks()
         self.probe = self._probe()
@@ -75,7 +86,7 @@ class Fit:
         self.total = settings.epochs * self.steps_per_epoch
         self.fit_view = self._attach(extra or {})
         self.log = TermLog(self.logged, settings.log_every, device)
-        self.audit = Audit([b.name for b in self.blocks])
+        self.audit = Audit([b.name for b in self.blocks], peers)
         self.step, self.stopped = 0, False
         self.report = FitReport()
         self._epoch_sum, self._epoch_steps = 0.0, 0
@@ -177,17 +188,19 @@ class Fit:
         batch = self.train.take(rows)
         for block in self.batch_blocks:
             batch = block.batch(batch, step, self.coefficients[block.name])
+        self._draw_apart(step, self.peers.rank)
         self.fit_view.batch = batch
         audited = self.audit if audit else None
         data, terms = self.objective(batch, step, list(self.parameters.values()), audited)
-        self.optimizer.zero_grad(set_to_none=True)
         total = data
         for name, value in terms.items():
             total = total + self.coefficients[name].tensor * value
         if self.backward_block is None:
-            total.backward()  # type: ignore[no-untyped-call]
+            self.backward(total)
         else:
+            self.optimizer.zero_grad(set_to_none=True)
             self.backward_block.backward(total, batch, step)
+        self._draw_apart(step, "again")
         with torch.no_grad():
             self._gradients(step, audit=audit)
             self._move(audit=audit)
@@ -195,6 +208,11 @@ class Fit:
                 self.step, [data, *(self.coefficients[n].tensor * v for n, v in terms.items()), *self._values()]
             ):
                 self._flush()
+
+    def _draw_apart(self, step: Step, who: int | str) -> None:
+        """Batches and gradients are drawn alike by all processes; noise in between is each one's own, for its rows."""
+        if self.peers.size > 1:
+            seed_generators(rng.derive(step.seed, "process", who), self.train.x.device)
 
     def _gradients(self, step: Step, *, audit: bool) -> None:
         for block in self.grad_blocks:
@@ -261,7 +279,7 @@ class Fit:
             told = evaluator.loss(self.model, self.probe, weights, regression=regression)
             entry |= {"train": told, "validation": report.loss, "metric": report.metric}
             verdicts = [b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")]  # all of them look
-            self.stopped = any(verdicts)
+            self.stopped = self.peers.any(flag=any(verdicts))
         self.report.history.append(entry)
         session.progress(
             self.step / self.total,
@@ -331,6 +349,7 @@ class Fit:
             "epoch": [self._epoch_sum, self._epoch_steps],
             "log": [self.log.sums, self.log.steps],
             "audit": self.audit.state_dict(),
+            "backward": self.backward.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -349,3 +368,4 @@ class Fit:
         self._epoch_sum, self._epoch_steps = state["epoch"]
         self.log.sums, self.log.steps = list(state["log"][0]), state["log"][1]
         self.audit.load_state_dict(state["audit"])
+        self.backward.load_state_dict(state.get("backward", {}))

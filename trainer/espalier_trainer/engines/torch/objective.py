@@ -13,6 +13,7 @@ import torch
 
 from espalier_trainer.engines.torch import losses
 from espalier_trainer.errors import InvalidConfigError
+from espalier_trainer.peers import ALONE, Peers, Sharing
 from espalier_trainer.protocol import Batch, Regularizer, acting
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class Objective:
         *,
         regression: bool,
         autocast: torch.dtype | None,
+        peers: Peers = ALONE,
     ) -> None:
-        self.model, self.coefficients = model, coefficients
+        self.model, self.coefficients, self.peers = model, coefficients, peers
         self.regression, self.autocast = regression, autocast
         self.replacing = only(blocks, "data_loss", "replace the data loss")
         self.adjusting = acting(blocks, "adjust_scores")
@@ -59,6 +61,15 @@ class Objective:
         with torch.autocast(x.device.type, cast) if cast else contextlib.nullcontext():
             scores: Tensor = self.model(x)
         return scores.to(x.dtype)  # terms are summed in fp32 or better: bf16 loses penalties
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Of a batch's own pass: each process forwards its own rows and hears of the others' scores."""
+        if self.peers.size == 1:
+            return self.forward(x)
+        own = self.peers.own(len(x))
+        count = own.stop - own.start
+        passed = x[own] if count else x[:1]  # weights must get a gradient from everybody, if one of zeros
+        return self.peers.whole(self.forward(passed)[:count], len(x))
 
     def plain(self, scores: Tensor, batch: Batch) -> Tensor:
         """(rows,) without any block."""
@@ -85,7 +96,7 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The data loss (scalar) and the terms by block name (scalars), with the gradient audit of this step if there is one."""
         self.recording = True  # activations of this pass are the batch's; passes of blocks (attacks) are not
-        scores = self.forward(batch.x)
+        scores = self.scores(batch.x)
         self.recording = False
         plain = losses.mean(self.plain(scores, batch), batch.weight) if audit else None
         rows = self.rows(scores, batch)
@@ -103,7 +114,12 @@ class Objective:
                 audit.replaced(block.name, data, before)
         terms: dict[str, Tensor] = {}
         for block in self.terms:
-            terms[block.name] = torch.stack(list(block.loss_terms(scores, batch, step).values())).sum()
+            term = torch.stack(list(block.loss_terms(scores, batch, step).values())).sum()
+            terms[block.name] = self._part(term) if block.shared() is Sharing.WHOLE else term
             if audit is not None:
                 audit.term(block.name, self.coefficients[block.name].tensor * terms[block.name])
         return data, terms
+
+    def _part(self, term: Tensor) -> Tensor:
+        """The value of a term that every process computes whole, with this process's part of its gradient."""
+        return term if self.peers.size == 1 else term.detach() + (term - term.detach()) / self.peers.size
