@@ -95,7 +95,9 @@ def _train(arguments: argparse.Namespace) -> TrainingResult:
     world = run.World(_opener(arguments.local), board, preemption, worker=_worker())
     try:
         if place.size > 1:
-            peers.join(import_module("espalier_trainer.engines.torch.world").Together(place, lambda: preemption.requested))
+            peers.join(
+                import_module("espalier_trainer.engines.torch.world").Together(place, lambda: preemption.requested)
+            )
         with world.tracking:
             result: TrainingResult = run.run(job, world)
         peers.current().leave()
