@@ -95,6 +95,12 @@ class ModelUnderFaults(RuleBasedStateMachine):
         self.spec["regularizers"] = {"l2": {"strength": strength}}
         self._edit()
 
+    @rule(nodes=st.sampled_from([1, 2]))
+    def change_the_pods(self, nodes: int) -> None:
+        """Also in the middle of an attempt, whose Service then belongs to what the spec no longer says."""
+        self.spec |= {"engine": {"torch": {"architecture": {"mlp": {}}}}, "training": {"nodes": nodes}}
+        self._edit()
+
     @rule(bound=st.sampled_from([0.5, 0.99]))
     def change_the_gate(self, bound: float) -> None:
         self.spec["evaluation"] = {"gates": [{"metric": "accuracy", "min": bound}]}

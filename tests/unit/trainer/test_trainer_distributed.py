@@ -231,3 +231,20 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_loaded(tmp_path: Pa
         assert process.returncode == 42, log
     assert last_words(folder).exit_code == 42
     assert "R40" in last_words(folder).message
+
+
+@pytest.mark.slow
+def test_loops_walk_in_step_and_the_leader_publishes(tmp_path: Path) -> None:
+    """Trials, members and seeds: both processes go through all of them; one of them judges, and nobody waits for ever."""
+    folder = jobs.stage(tmp_path)
+    search = {"trials": 2, "space": {"regularizers.l2.strength": {"logUniform": {"min": 1e-4, "max": 1e-2}}}}
+    blocks = {**PAIR["regularizers"], "ensemble": {"members": 2}}
+    with jobs.start(folder, jobs.job(**{**PAIR, "regularizers": blocks}, search=search, seeds=2)) as process:
+        log, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, log
+    told = last_words(folder)
+    assert told.digest is not None
+    assert (told.message, told.search.trials if told.search else 0) == ("published", 2)
+    (ended,) = [event["ended"] for event in jobs.events(log) if event["event"] == "processes"]
+    assert ended == {"0": 0, "1": 0}
+    assert len([event for event in jobs.events(log) if event["event"] == "fit"]) == 2
