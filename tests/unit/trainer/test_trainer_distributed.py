@@ -36,7 +36,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     command = [sys.executable, "-m", "tests.unit.trainer.together"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     both = [subprocess.Popen([*command, str(rank), str(port), str(folder)], env=environment) for rank in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+    try:
+        assert [process.wait(600) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
     return [_by_case(np.load(folder / f"{rank}.npz")) for rank in range(2)]
 
 
