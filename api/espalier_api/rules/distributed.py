@@ -17,7 +17,7 @@ ONE_PROCESS = "Set training.nodes and training.processesPerNode to 1"
 def shared_work(subject: Subject) -> Objections:
     """Each process forwards its own rows and takes part in one objective over all rows, so blocks that are functions of scores, weights
     or gradients are exact. Blocks with forward or backward passes of their own are not shared in this release; neither are engines without
-    gradients. Workers of a search are pods of one process each.
+    gradients. A search has workers instead: pods of one process each, which take trials from a common list.
     """
     if subject.processes == 1:
         return
@@ -29,11 +29,11 @@ def shared_work(subject: Subject) -> Objections:
             remedy=f"{ONE_PROCESS}, or use engine.torch",
         )
         return
-    if search is not None and search.parallelism > 1:
+    if search is not None:
         yield Objection(
-            "search.parallelism",
-            message=f"{search.parallelism} trials at once and {subject.processes} processes for each of them are not both possible",
-            remedy=f"{ONE_PROCESS} for a parallel search, or set search.parallelism to 1",
+            "search",
+            message=f"trials are shared among pods of one process each, and {subject.processes} processes per trial are asked for",
+            remedy=f"{ONE_PROCESS} while searching (search.parallelism trains several trials at once), then fit the winner with more",
         )
     for name, _ in subject.regularizers.declared():
         if name not in DISTRIBUTED | NOT_IN_TRAINING:

@@ -67,7 +67,7 @@ The others have forward or backward passes of their own, or remember activations
 """
 
 NOT_IN_TRAINING: Final = LOOPS
-"""Loops that every process walks in step with the others."""
+"""Loops that every process walks in step with the others (a search does not: its trials are shared among pods)."""
 
 KEPT: Final[frozenset[str]] = frozenset(
     {"R1", "R2", "R5", "R8", "R16", "R23", "R24", "R26", "R27", "R31", "R33", "R37"}

@@ -25,7 +25,7 @@ def not_in_this_release(spec: RegularizedModelSpec) -> tuple[Finding, ...]:
 
 def _table(spec: RegularizedModelSpec) -> Iterator[tuple[bool, str, str]]:
     """(applies, field, what to write now) of everything that is refused."""
-    training, serving = spec.training, spec.serving
+    serving = spec.serving
     yield serving.fallback is not None, "serving.fallback", "Remove it"
     yield serving.uncertainty is not None, "serving.uncertainty", "Remove it"
     yield serving.autoscaling is not None, "serving.autoscaling", "Set serving.replicas instead"

@@ -21,7 +21,7 @@ WARM = "{torch: {epochs: 100, schedule: {cosine: {warmup: 0.2}}}}"
 SGD = "{torch: {optimizer: {sgd: {}}}}"
 TWO = "{training: {nodes: 2}, torch: {batchSize: 32}}"
 TWO_OF_RIDGE = "{engine: {sklearn: {estimator: ridge}}, task: {type: regression}, training: {nodes: 2}}"
-PARALLEL = "search: {parallelism: 2, space: {regularizers.l2.strength: {choice: [1]}}}"
+SEARCHED = "search: {parallelism: 2, space: {regularizers.l2.strength: {choice: [1]}}}"
 FAST = "{evaluation: {gates: [{metric: latencyP95Seconds, max: 0.01}]}}"
 ACCURATE = "{evaluation: {gates: [{metric: accuracy, min: 0.9}]}}"
 IDS = "preprocessing: {tokens: {vocabulary: 9, length: 4}}"
@@ -110,7 +110,7 @@ OBJECTIVES: list[Case] = [
     ("R36", "warning", "{calibrationLoss: {kind: mmce}}", "{calibrationLoss: {kind: brier}}", "{torch: {batchSize: 7}}"),
     ("R39", "error", "{calibration: {}}", "{l2: {}}", REGRESSION),
     ("R40", "error", "{l2: {}}", "{l2: {}}", TWO_OF_RIDGE, RIDGE),
-    ("R40", "error", "{l2: {}}", "{l2: {}}", f"{{training: {{processesPerNode: 2}}, {PARALLEL}}}", f"{{{PARALLEL}}}"),
+    ("R40", "error", "{l2: {}}", "{l2: {}}", f"{{training: {{processesPerNode: 2}}, {SEARCHED}}}", f"{{{SEARCHED}}}"),
     ("R40", "error", "{adversarial: {}}", "{dropout: {}, fairness: {column: g}, ensemble: {}}", TWO),
     ("R40", "error", "{quantization: {mode: qat}}", "{quantization: {mode: static}}", TWO),
     ("R39", "error", "{l2: {}}", "{l2: {}}", "{task: {type: regression}, data: {labelColumnNoiseAudit: true}}",
