@@ -144,6 +144,9 @@ SCRIPT = """
 import json, os, pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: None)
 rank = int(sys.argv[sys.argv.index("--place") + 1].split("/")[0])
+here = pathlib.Path(os.environ["TERMINATION_LOG"]).parent
+(here / f"ready-{rank}").touch()
+while len(list(here.glob("ready-*"))) < 2: time.sleep(0.01)
 for part in sys.argv[1 + rank].split("; "):
     if part == "sleep": time.sleep(0.3)
     elif part == "kill": os.kill(os.getpid(), signal.SIGKILL)
