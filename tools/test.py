@@ -23,7 +23,7 @@ from images.errors import ImageError
 from tools.stage import ROOT, StageError, python, run, set_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RESULTS = ROOT / ".cache" / "test-times.json"
 MOST_WORKERS = 8
@@ -95,32 +95,44 @@ def pytest_inside(cluster: Cluster, *arguments: str) -> int:
     ).returncode
 
 
+def passes(times: Times, name: str, part: Callable[[], object]) -> bool:
+    """Run one part; its failure is told in words."""
+    with times.part(name):
+        try:
+            part()
+        except (StageError, ClusterError, ImageError) as error:
+            sys.stderr.write(f"\nmake test: {name}: {error}\n")
+            return False
+    return True
+
+
 def main() -> int:
     """0 when everything passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave the cluster up")
+    parser.add_argument("--keep-going", action="store_true", help="run the later parts also after one that failed")
     parser.add_argument("--context", help="use this kube context instead of a kind cluster of our own")
     parser.add_argument("e2e", nargs="*", help="arguments for the e2e run of pytest (after --)")
     arguments = parser.parse_args()
     times, found = Times(), is_up()
+    parts: dict[str, Callable[[], object]] = {
+        "check": lambda: run(python("-m", "tools.check")),
+        "unit and contract": lambda: run(on_all_cores("tests/unit", "tests/contract", "-q", "--durations=10")),
+        "stage: images, cluster, chart": lambda: set_up(arguments.context),
+        "e2e": lambda: e2e(Cluster.load(), arguments.e2e),
+    }
+    failed = False
     try:
-        with times.part("check"):
-            run(python("-m", "tools.check"))
-        with times.part("unit and contract"):
-            run(on_all_cores("tests/unit", "tests/contract", "-q", "--durations=10"))
-        with times.part("stage: images, cluster, chart"):
-            cluster = set_up(arguments.context)
-        with times.part("e2e"):
-            e2e(cluster, arguments.e2e)
-    except (StageError, ClusterError, ImageError) as error:
-        sys.stderr.write(f"\nmake test: {error}\n")
-        return 1
+        for name, part in parts.items():
+            if failed and not arguments.keep_going:
+                break
+            failed |= not passes(times, name, part)
     finally:
         if not (found or arguments.keep or arguments.context):
             with times.part("tear-down"):
                 subprocess.run(python("-m", "cluster", "down"), cwd=ROOT, check=False)
         times.report()
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":
