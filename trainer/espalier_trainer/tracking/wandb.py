@@ -111,6 +111,9 @@ class Wandb:
             self._run.mark_preempting()
         self._run.finish(exit_code=EXIT[how])
         if self._offline is not None:
+            import_module(
+                "wandb"
+            ).teardown()  # its process goes on writing behind `finish`: a busy machine read an empty file
             for file in sorted(self._offline.rglob("*.wandb")):
                 self._store.write(f"{FOLDER}{file.parent.name}/{file.name}", file.read_bytes())
             for file in sorted(self._offline.rglob("files/media/**/*.png")):
