@@ -78,11 +78,12 @@ def is_up() -> bool:
 def e2e(cluster: Cluster, selection: list[str]) -> None:
     """Pytest where the cluster can be reached; its own output is the report.
 
-    Most of a test's time is waiting for pods, so files run side by side; those that stop the operator or what it
-    depends on come afterwards, alone. A selection of the caller's runs as it is.
+    Most of a test's time is waiting for pods, so files run side by side. Those that kill the operator come afterwards,
+    beside each other, and last, alone, those that stop what it depends on. A selection of the caller's runs as it is.
     """
-    side_by_side, alone = ["-m", "not alone", "-n", E2E_WORKERS, "--dist", "loadfile"], ["-m", "alone"]
-    ends = [pytest_inside(cluster, *each) for each in ([selection] if selection else [side_by_side, alone])]
+    beside = ["-n", E2E_WORKERS, "--dist", "loadfile"]
+    usual = [["-m", "not alone and not kills", *beside], ["-m", "kills", *beside], ["-m", "alone"]]
+    ends = [pytest_inside(cluster, *each) for each in ([selection] if selection else usual)]
     if any(ends):
         raise StageError(f"e2e: pytest ended with {' and '.join(map(str, ends))}; see above")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import requests
 
+from espalier_api.names import PORT_TRAINER
 from tests.e2e.harness import model_manifest, torch_engine
 
 if TYPE_CHECKING:
@@ -39,15 +41,27 @@ def test_two_pods_train_one_version(world: World) -> None:
 
 
 def test_a_pod_that_is_taken_away_costs_no_retry(world: World) -> None:
-    """SIGTERM reaches one rank only: all leave at one step with a checkpoint, and the next attempt goes on from there."""
+    """SIGTERM reaches one rank only: all leave at one step with a checkpoint, and the next attempt goes on from there.
+
+    Both pods answer a scrape meanwhile; the leader's alone has samples, so that a sum counts a fit once.
+    """
     world.apply(two_nodes(epochs=600, retries=0, checkpoint={"interval": "5s"}))
     world.await_("some progress", lambda: _epoch(world) >= 10, timeout=240)
-    (second,) = [pod for pod in world.job_pods() if _index(pod) == "1"]
+    first, second = sorted(world.job_pods(), key=_index)
+    assert (bool(_samples(world, first)), _samples(world, second)) == (True, [])
     world.kube.run("delete", "pod", second["metadata"]["name"], "--wait=false")
     world.await_("a second attempt", lambda: _training(world).get("attempt") == 2, timeout=120)
     assert "Preempted" in _training(world).get("lastFailure", "")
     resumed = world.await_("its progress", lambda: _epoch(world), timeout=240)
     assert resumed >= 10, f"attempt 2 began again at epoch {resumed}"
+
+
+def _samples(world: World, pod: dict[str, Any]) -> list[str]:
+    """What the pod tells Prometheus."""
+    with world.kube.forward(f"pod/{pod['metadata']['name']}", PORT_TRAINER) as url:
+        reply = requests.get(f"{url}/metrics", timeout=30)
+    reply.raise_for_status()
+    return [line for line in reply.text.splitlines() if not line.startswith("#")]
 
 
 def _index(pod: dict[str, Any]) -> str:

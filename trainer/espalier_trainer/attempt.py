@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from espalier_api.training import TrainingJob
     from espalier_trainer.checkpoint import Checkpoints
-    from espalier_trainer.engines import Contribution
     from espalier_trainer.run import World
     from espalier_trainer.selection.memory import Memory
     from espalier_trainer.selection.records import Records
+    from espalier_trainer.session import Progress
 
 
 @dataclass(slots=True)
@@ -42,7 +42,8 @@ class Start:
     def described(self) -> str:
         """Short: several processes must begin at the same place."""
         step = None if self.fit is None else self.fit["step"]
-        return f"fit {len(self.done) + 1}, step {step or 0}, {len(self.memory.folds)} folds"
+        audited = "audited" if self.memory.audit else "not audited"
+        return f"fit {len(self.done) + 1}, step {step or 0}, {len(self.memory.folds)} folds, {audited}"
 
 
 def save(start: Start, fit: Mapping[str, Any] | None) -> None:
@@ -116,15 +117,7 @@ class FitSession:
             )
             raise PreemptedError(f"SIGTERM while training; {how}, the next attempt goes on from there")
 
-    def progress(
-        self,
-        done: float,
-        epoch: int,
-        epochs: int,
-        step: int,
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-    ) -> None:
+    def progress(self, now: Progress) -> None:
         """The fit's part of the whole."""
-        self._world.board.fit((self._index + done) / self._count, (epoch, epochs, step), losses, blocks)
-        self._world.tracking.fit((epoch, step), losses, blocks, self._prefix)
+        self._world.board.fit(now.part(self._index, self._count))
+        self._world.tracking.fit(now, self._prefix)

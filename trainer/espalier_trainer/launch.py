@@ -27,7 +27,8 @@ from espalier_trainer.peers import Place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import FrameType
+
+    from espalier_trainer.session import Preemption
 
 RESTARTS: Final = 1
 """How often killed processes are started again, where all of them are in this pod."""
@@ -80,36 +81,25 @@ def arguments(place: Place) -> list[str]:
 PROGRAM: Final = (sys.executable, "-m", "espalier_trainer")
 
 
-def run(job: Path, argv: Sequence[str], target: Path | None, program: Sequence[str] = PROGRAM) -> int:
+def run(
+    job: Path, argv: Sequence[str], target: Path | None, preemption: Preemption, program: Sequence[str] = PROGRAM
+) -> int:
     """Run all processes of this pod to their end; the termination message of the one that tells goes to `target`. Returns the exit code."""
     restarts = 0
-    told_to_leave = _Signals()
     while True:
         here = of_this_pod(job)
         with tempfile.TemporaryDirectory(prefix="espalier-ends-") as folder:
-            ends = _Processes(here, (*program, *argv), Path(folder), told_to_leave).wait()
+            ends = _Processes(here, (*program, *argv), Path(folder), preemption).wait()
             end = min(ends, key=lambda each: each.order)
             say("processes", ended={each.place.rank: each.code for each in ends}, tells=end.place.rank)
             whole = len(here) == here[0].size
-            if end.killed and whole and restarts < RESTARTS and not told_to_leave.received:
+            if end.killed and whole and restarts < RESTARTS and not preemption.requested:
                 restarts += 1
                 say("restart", why=end.why, from_="the newest checkpoint")
                 continue
             if target is not None:
                 target.write_text(end.message(), encoding="utf-8")
             return end.code
-
-
-class _Signals:
-    """SIGTERM and SIGINT, remembered."""
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._noted)
-
-    def _noted(self, number: int, frame: FrameType | None) -> None:
-        self.received = True
 
 
 class _End:
@@ -144,8 +134,8 @@ class _End:
 class _Processes:
     """The processes of one start."""
 
-    def __init__(self, here: Sequence[Place], command: Sequence[str], folder: Path, told: _Signals) -> None:
-        self._told = told
+    def __init__(self, here: Sequence[Place], command: Sequence[str], folder: Path, preemption: Preemption) -> None:
+        self._preemption = preemption
         self._running: dict[Place, subprocess.Popen[bytes]] = {}
         self._words = {place: folder / f"{place.rank}.json" for place in here}
         for place in here:
@@ -163,7 +153,7 @@ class _Processes:
                     del self._running[place]
                     ends.append(_End(place, returned, len(ends), self._words[place]))
             failed = any(end.code != ExitCode.OK for end in ends)
-            if kill_at is None and (failed or self._told.received):
+            if kill_at is None and (failed or self._preemption.requested):
                 kill_at = time.monotonic() + LEAVING
                 self._signal(signal.SIGTERM)
             if kill_at is not None and time.monotonic() > kill_at:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.evaluation.stress import Question
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
     from espalier_trainer.protocol import Reference
 
 
@@ -25,7 +25,7 @@ class Prepared:
     """Data that is ready to be fitted."""
 
     parts: Mapping[str, Dataset]
-    standardizer: Standardizer
+    preprocessor: Preprocessor
     fit: FitData
     question: Question
     snapshot_digest: str
@@ -34,7 +34,7 @@ class Prepared:
 
 
 def fit_data(
-    parts: Mapping[str, Dataset], standardizer: Standardizer, references: Mapping[str, Reference] | None = None
+    parts: Mapping[str, Dataset], preprocessor: Preprocessor, references: Mapping[str, Reference] | None = None
 ) -> FitData:
     """What engines see of the splits: scaled, weights of training rows with mean 1, groups as codes."""
     coded, train = group_codes(parts), parts["train"]
@@ -43,20 +43,20 @@ def fit_data(
         one = parts[name]
         weight = None if one.sample_weight is None else one.sample_weight / one.sample_weight.mean()
         groups = {column: codes[name] for column, codes in coded.items()}
-        x, y = standardizer.apply(one.x), standardizer.target(one.y)
+        x, y = preprocessor.apply(one.x), preprocessor.target(one.y)
         return Part(x, y, weight if name == "train" else None, groups)
 
     return FitData(
         train=part("train"),
         validation=part("validation") if len(parts["validation"]) else None,
         classes=len(train.classes),
-        features=standardizer.names,
+        features=preprocessor.names,
         splits=frozenset(name for name, one in parts.items() if len(one)),
-        target_scale=standardizer.target_scale,
-        location=standardizer.location,
-        scale=standardizer.spread,
-        unit=standardizer.unit,
-        tokens=standardizer.declared.tokens,
+        target_scale=preprocessor.target_scale,
+        location=preprocessor.location,
+        scale=preprocessor.spread,
+        unit=preprocessor.unit,
+        tokens=preprocessor.declared.tokens,
         references=references or {},
     )
 

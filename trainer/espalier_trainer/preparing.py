@@ -14,7 +14,7 @@ from espalier_trainer.evaluation.question import question_of
 from espalier_trainer.jobfile import data_spec
 from espalier_trainer.log import say
 from espalier_trainer.prepared import Prepared, fit_data
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,20 +39,20 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     purged = len(data) - sum(map(len, rows.values()))
     parts = {name: data.take(index) for name, index in rows.items()}
     others, found = _references(job, world)
-    standardizer = (
+    preprocessor = (
         others.preprocess(job, found, parts["train"])
         if found
-        else Standardizer.fit(parts["train"], job.data.preprocessing)
+        else Preprocessor.fit(parts["train"], job.data.preprocessing)
     )
-    parts = {name: standardizer.coded(part, f"the {name} part") for name, part in parts.items()}
+    parts = {name: preprocessor.coded(part, f"the {name} part") for name, part in parts.items()}
     positive = job.task.positive_class
     if positive is not None and positive not in data.classes:
         raise InvalidConfigError(
             f"task.positiveClass: {positive!r} is not among the classes in the data ({', '.join(data.classes[:20])})"
         )
 
-    fit = fit_data(parts, standardizer, others.ready(found, parts, standardizer) if found else {})
-    fit = safety.join(fit, job, world.open_store, data, standardizer)
+    fit = fit_data(parts, preprocessor, others.ready(found, parts, preprocessor) if found else {})
+    fit = safety.join(fit, job, world.open_store, data, preprocessor)
     say(
         "data",
         rows={n: len(p) for n, p in parts.items()},
@@ -63,7 +63,7 @@ def prepare(job: TrainingJob, world: World) -> Prepared:
     )
     index = None if positive is None else data.classes.index(positive)
     question = question_of(job, world.open_store, index, fit)
-    return Prepared(parts, standardizer, fit, question, digest, content, purged)
+    return Prepared(parts, preprocessor, fit, question, digest, content, purged)
 
 
 def _examples(job: TrainingJob, table: Table) -> Dataset:

@@ -16,20 +16,20 @@ from espalier_api.names import PORT_TRAINER
 from espalier_api.training import Contribution, Losses, TrainingProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from espalier_api.training import TrainingJob
     from espalier_trainer import engines
+    from espalier_trainer.session import Progress
 
 
 class Board:
     """The newest progress; written by the fit, read by the server's threads."""
 
-    def __init__(self, job: TrainingJob) -> None:
+    def __init__(self, job: TrainingJob, *, leads: bool = True) -> None:
         self._lock = threading.Lock()
         self._now = TrainingProgress()
         self._began = time.monotonic()
         self._identity = {"namespace": job.model.namespace, "model": job.model.name, "version": job.version}
+        self._leads = leads
         self._registry = CollectorRegistry()
         self._gauges = {
             metric.name: Gauge(metric.name, metric.help, metric.labels, registry=self._registry)
@@ -55,30 +55,25 @@ class Board:
         with self._lock:
             self._now = self._now.model_copy(update={"trials": TrialsStatus(done=done, total=total, best=best)})
 
-    def fit(
-        self,
-        done: float,
-        position: tuple[int, int, int],
-        losses: Mapping[str, float],
-        blocks: Mapping[str, engines.Contribution],
-    ) -> None:
-        """Progress 0-1 over all fits; position is (epoch, epochs, step)."""
+    def fit(self, now: Progress) -> None:
+        """How far the fits are; `done` is over all of them."""
         spent = time.monotonic() - self._began
-        eta = spent * (1.0 - done) / done if done > 0 else None
-        told = {name: _told(block) for name, block in blocks.items()}
+        eta = spent * (1.0 - now.done) / now.done if now.done > 0 else None
+        told = {name: _told(block) for name, block in now.blocks.items()}
         with self._lock:
             self._now = self._now.model_copy(
                 update={
-                    "progress": min(max(done, 0.0), 1.0),
-                    "epoch": position[0],
-                    "epochs": position[1],
-                    "step": position[2],
+                    "progress": min(max(now.done, 0.0), 1.0),
+                    "epoch": now.epoch,
+                    "epochs": now.epochs,
+                    "step": now.step,
                     "eta_seconds": eta,
-                    "loss": Losses(train=losses.get("train"), validation=losses.get("validation")),
+                    "loss": Losses(train=now.losses.get("train"), validation=now.losses.get("validation")),
                     "regularizers": told,
                 }
             )
-        self._export()
+        if self._leads:  # the others answer a scrape, but one fit is told once
+            self._export()
 
     def _export(self) -> None:
         now = self._now

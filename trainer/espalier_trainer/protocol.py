@@ -86,7 +86,7 @@ class Reference:
 
     uri: str
     digest: str
-    same_preprocessing: bool  # its standardizer is ours: only then do weights mean the same
+    same_preprocessing: bool  # its preprocessor is ours: only then do weights mean the same
     scores: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     weights: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     arrays: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 A teacher or prior speaks through its own graph with its own preprocessing, so only its classes and features must be ours. Blocks that
 hold on to its *weights* (ewc, trustRegion, functional l2sp, modelSoup) need the same inputs as well: then this job does not fit
-a standardizer but inherits the reference's, since a weight means something only together with the scale of its input.
+a preprocessor but inherits the reference's, since a weight means something only together with the scale of its input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from espalier_api.hashing import json_digest
 from espalier_api.rules import at_run_time as rules
 from espalier_trainer.errors import DataProblemError, InvalidConfigError
 from espalier_trainer.log import say
-from espalier_trainer.preprocessing import DEFAULT, Standardizer
+from espalier_trainer.preprocessing import DEFAULT, Preprocessor
 from espalier_trainer.protocol import Reference
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def initialization(job: Mapping[str, Any]) -> str:
 
 
 # --- compare ----------------------------------------------------------------------------------------------------------
-def preprocess(job: TrainingJob, fetched: Mapping[str, Fetched], train: Dataset) -> Standardizer:
-    """The standardizer of this fit: inherited from the model whose weights are held on to, fitted to `train` without one.
+def preprocess(job: TrainingJob, fetched: Mapping[str, Fetched], train: Dataset) -> Preprocessor:
+    """The preprocessor of this fit: inherited from the model whose weights are held on to, fitted to `train` without one.
 
     InvalidConfigError when a reference answers another question than this job (R33, R5, R10).
     """
@@ -187,7 +187,7 @@ def preprocess(job: TrainingJob, fetched: Mapping[str, Fetched], train: Dataset)
     )
     _compare(job, fetched, own)
     declared = job.data.preprocessing or DEFAULT
-    return _inherited(next(iter(holders)), fetched, declared) if holders else Standardizer.fit(train, declared)
+    return _inherited(next(iter(holders)), fetched, declared) if holders else Preprocessor.fit(train, declared)
 
 
 def _compare(job: TrainingJob, fetched: Mapping[str, Fetched], own: rules.Facts) -> None:
@@ -203,9 +203,9 @@ def _compare(job: TrainingJob, fetched: Mapping[str, Fetched], own: rules.Facts)
             _refuse(found)
 
 
-def _inherited(name: str, fetched: Mapping[str, Fetched], declared: Preprocessing) -> Standardizer:
+def _inherited(name: str, fetched: Mapping[str, Fetched], declared: Preprocessing) -> Preprocessor:
     try:
-        found = Standardizer.from_json(fetched[name].preprocessing)
+        found = Preprocessor.from_json(fetched[name].preprocessing)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidConfigError(
             f"references.{name}: its {artifact.PREPROCESSING} cannot be inherited ({error}); train it again with this release"
@@ -225,20 +225,20 @@ def _refuse(findings: Iterable[Finding]) -> None:
 
 
 def ready(
-    fetched: Mapping[str, Fetched], parts: Mapping[str, Dataset], standardizer: Standardizer
+    fetched: Mapping[str, Fetched], parts: Mapping[str, Dataset], preprocessor: Preprocessor
 ) -> dict[str, Reference]:
     """References as blocks get them: what they answer to the rows of every split, and their weights if they are networks."""
-    return {name: _reference(each, parts, standardizer) for name, each in fetched.items()}
+    return {name: _reference(each, parts, preprocessor) for name, each in fetched.items()}
 
 
-def _reference(fetched: Fetched, parts: Mapping[str, Dataset], standardizer: Standardizer) -> Reference:
+def _reference(fetched: Fetched, parts: Mapping[str, Dataset], preprocessor: Preprocessor) -> Reference:
     runtime = import_module("espalier_trainer.evaluation.latency").Runtime(fetched.files[artifact.MODEL_ONNX])
     tensors = import_module("safetensors.numpy")
-    scores = {name: _scores(runtime, fetched, part, standardizer) for name, part in parts.items() if len(part)}
+    scores = {name: _scores(runtime, fetched, part, preprocessor) for name, part in parts.items() if len(part)}
     weights, fisher = (
         tensors.load(fetched.files[f]) if f in fetched.files else {} for f in (artifact.MODEL_WEIGHTS, FISHER)
     )
-    same = fetched.facts.preprocessing == standardizer.to_json()["digest"]
+    same = fetched.facts.preprocessing == preprocessor.to_json()["digest"]
     return Reference(fetched.at.uri, fetched.at.digest, same, scores, weights, fisher)
 
 
@@ -246,7 +246,7 @@ def _scores(
     runtime: Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]],
     fetched: Fetched,
     part: Dataset,
-    standardizer: Standardizer,
+    preprocessor: Preprocessor,
 ) -> npt.NDArray[np.float64]:
     """Log-probabilities (rows, classes), or values (rows, 1) standardized like our own target."""
     output = artifact.ONNX_PROBABILITIES if part.classes else artifact.ONNX_VALUE
@@ -258,4 +258,4 @@ def _scores(
         )
     told = [runtime(x[i : i + ROWS])[output] for i in range(0, len(part), ROWS)]
     values = np.concatenate(told).astype(np.float64)
-    return np.log(np.maximum(values, TINY)) if part.classes else standardizer.target(values)
+    return np.log(np.maximum(values, TINY)) if part.classes else preprocessor.target(values)

@@ -132,7 +132,7 @@ def _select(
         files[cross.FILE] = cross.file(folds)
     if job.data.label_column_noise_audit:
         audit = import_module("espalier_trainer.selection.label_audit")
-        noise = audit.run(job, prepared, world.board, world.preemption)
+        noise = audit.run(job, prepared, start.memory, world.board, world.preemption)
         files[audit.FILE] = audit.file(noise)
     return job, files, told
 
@@ -155,7 +155,7 @@ def _fit_all(
         if not peers.current().leads:
             continue
         world.board.phase("Evaluating")
-        done.append(evaluate(engine, fitted, prepared.parts, prepared.standardizer, yardstick, seed, prepared.question))
+        done.append(evaluate(engine, fitted, prepared.parts, prepared.preprocessor, yardstick, seed, prepared.question))
         say(
             "fit",
             seed=seed,
@@ -191,13 +191,14 @@ def _clear(start: Start) -> None:
 
 
 def _resumed(job: TrainingJob, world: World, engine: Engine, prepared: Prepared) -> Start:
-    if not engine.resumable and job.regularizers.cross_validation is None:
+    loops = job.regularizers.cross_validation is not None or job.data.label_column_noise_audit
+    if not engine.resumable and not loops:
         return Start(None, Memory(None, lambda: None))
     module = import_module("espalier_trainer.checkpoint")
     identity: Identity = module.Identity(config_digest(job), prepared.snapshot_digest, 0, engine.world)
     checkpoints: Checkpoints = module.Checkpoints(world.open_store(job.checkpoint.uri, "checkpoint.uri"), identity)
     state, _ = checkpoints.newest() or ({}, None)
-    start = Start(checkpoints, Memory(state.get("selection"), lambda: save(start, None)))
+    start = Start(checkpoints, Memory(state.get("selection"), lambda: save(start, start.fit)))
     if state:
         start.fit, start.done = state["fit"], [evaluation_of(e) for e in state["done"]]
         step = None if start.fit is None else start.fit["step"]
@@ -227,7 +228,7 @@ def _package(
         software={"python": platform.python_version(), **{n: v for n in SOFTWARE if (v := _version(n)) is not None}},
     )
     return packaging.build(
-        engine, fitted, prepared.standardizer, prepared.parts, evaluations, means, provenance
+        engine, fitted, prepared.preprocessor, prepared.parts, evaluations, means, provenance
     ), provenance
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from espalier_trainer import peers
@@ -15,6 +16,25 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from espalier_trainer.engines import Contribution
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a fit is, and what it came to so far."""
+
+    done: float
+    """0 to 1."""
+    epoch: int
+    """Done ones, of `epochs`."""
+    epochs: int
+    step: int
+    losses: Mapping[str, float]
+    """Of the last epoch: train, validation, ..."""
+    blocks: Mapping[str, Contribution]
+
+    def part(self, index: int, count: int) -> Progress:
+        """The same as fit `index` of `count` that follow each other."""
+        return replace(self, done=(index + self.done) / count)
 
 
 class Session(Protocol):
@@ -36,15 +56,7 @@ class Session(Protocol):
         """Raise PreemptedError after SIGTERM."""
         ...
 
-    def progress(
-        self,
-        done: float,
-        epoch: int,
-        epochs: int,
-        step: int,
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-    ) -> None:
+    def progress(self, now: Progress) -> None:
         """Tell how far the fit is."""
         ...
 
@@ -66,15 +78,7 @@ class Alone:
     def stop_if_preempted(self) -> None:
         """Never."""
 
-    def progress(
-        self,
-        done: float,
-        epoch: int,
-        epochs: int,
-        step: int,
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-    ) -> None:
+    def progress(self, now: Progress) -> None:
         """Nobody listens."""
 
 

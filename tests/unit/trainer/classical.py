@@ -13,7 +13,7 @@ from espalier_api.regularizers import Regularizers
 from espalier_trainer import engines
 from espalier_trainer.engines import Engine, FitData, Part
 from espalier_trainer.export.graph import served_graph
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +66,7 @@ def engine(config: Mapping[str, Any], blocks: Mapping[str, Any] | None = None) -
 def served(fitted: Fitted, data: FitData, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """What the exported graph answers to standardized rows: probabilities (rows, classes) or values (rows, 1)."""
     count = len(data.features)
-    plain = Standardizer(data.features, np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32))
+    plain = Preprocessor(data.features, np.zeros(count, dtype=np.float32), np.ones(count, dtype=np.float32))
     model = served_graph(fitted, plain, data.classes, 1.0)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     (answer,) = session.run([ONNX_PROBABILITIES if data.classes else ONNX_VALUE], {ONNX_INPUT: x})

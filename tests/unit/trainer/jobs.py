@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from espalier_api import artifact
 from espalier_api.training import TrainingJob, TrainingResult
-from espalier_trainer.__main__ import main
+from espalier_trainer.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ from espalier_api.preprocessing import Preprocessing
 from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.errors import DataProblemError
 from espalier_trainer.export.graph import Graph
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 from tests.unit.trainer import graphs, jobs
 from tests.unit.trainer.test_trainer_preprocessing import ENGINES, declared
 
@@ -45,10 +45,10 @@ def words(data: Dataset) -> np.ndarray:
     return np.array(told, dtype=object).T
 
 
-def encode(train: Dataset, **declared: Any) -> Standardizer:
+def encode(train: Dataset, **declared: Any) -> Preprocessor:
     gaps = {"imputation": declared.pop("imputation")} if "imputation" in declared else {}
     told = {"categories": {"columns": ["colour", "size"], **declared}, "scaling": "none", **gaps}
-    return Standardizer.fit(train, Preprocessing.model_validate(told))
+    return Preprocessor.fit(train, Preprocessing.model_validate(told))
 
 
 @pytest.mark.parametrize("kind", ["oneHot", "ordinal"])
@@ -72,10 +72,10 @@ def test_encoding_is_scikit_learns_with_what_training_never_saw(kind: str) -> No
 def test_one_hot_features_stay_zero_and_one_and_places_are_scaled() -> None:
     train = coloured()
     told: dict[str, Any] = {"categories": {"columns": ["colour", "size"]}}
-    hot = Standardizer.fit(train, Preprocessing.model_validate(told))
+    hot = Preprocessor.fit(train, Preprocessing.model_validate(told))
     assert set(np.unique(hot.apply(hot.coded(train, "train").x)[:, 1:])) == {0.0, 1.0}
     told["categories"]["encoding"] = "ordinal"
-    places = Standardizer.fit(train, Preprocessing.model_validate(told))
+    places = Preprocessor.fit(train, Preprocessing.model_validate(told))
     assert places.apply(places.coded(train, "train").x).std(0) == pytest.approx(1, abs=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_a_fold_knows_only_its_own_rows_under_the_same_names() -> None:
 @pytest.mark.parametrize("gaps", [{}, {"imputation": {"strategy": "mostFrequent", "indicators": True}}])
 def test_names_in_the_graph_are_what_numpy_computes(kind: str, gaps: dict[str, Any]) -> None:
     made = encode(coloured(gaps=0.2 if gaps else 0.0), encoding=kind, **gaps)
-    again = Standardizer.from_json(json.loads(json.dumps(made.to_json())))
+    again = Preprocessor.from_json(json.loads(json.dumps(made.to_json())))
     assert (again.names, again.to_json()) == (made.names, made.to_json())
     graph = Graph()
     output = again.append(graph, "input")

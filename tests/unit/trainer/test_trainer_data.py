@@ -17,7 +17,7 @@ from espalier_trainer import rng
 from espalier_trainer.data import load, splits, tables
 from espalier_trainer.data.dataset import Dataset, DataSpec, build
 from espalier_trainer.errors import DataProblemError, SnapshotChangedError
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 from espalier_trainer.storage import FolderStore
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def test_a_declared_class_without_rows_is_refused() -> None:
 # --- preprocessing and snapshot -----------------------------------------------------------------------------------------
 def test_standardization_is_fitted_on_train_and_silences_constants() -> None:
     x = np.stack([np.array([1.0, 2.0, 3.0]), np.full(3, 1e6)], axis=1).astype(np.float32)
-    made = Standardizer.fit(Dataset(("a", "b"), ("x", "y"), x, np.array([0, 1, 0])))
+    made = Preprocessor.fit(Dataset(("a", "b"), ("x", "y"), x, np.array([0, 1, 0])))
     out = made.apply(x)
     np.testing.assert_allclose(out[:, 0], [-1.2247, 0, 1.2247], atol=1e-4)
     assert (out[:, 1] == 0).all()
@@ -260,7 +260,7 @@ def test_standardization_is_fitted_on_train_and_silences_constants() -> None:
 
 def test_targets_of_regressions_are_standardized_and_back() -> None:
     y = np.array([1000.0, 2000.0, 3000.0])
-    made = Standardizer.fit(Dataset(("a",), (), np.zeros((3, 1), dtype=np.float32), y))
+    made = Preprocessor.fit(Dataset(("a",), (), np.zeros((3, 1), dtype=np.float32), y))
     assert abs(made.target(y).mean()) < 1e-12
     np.testing.assert_allclose(made.value(made.target(y)[:, None]), y)
 

@@ -19,6 +19,7 @@ from espalier_trainer import launch
 from espalier_trainer.engines.torch.objective import Objective
 from espalier_trainer.peers import Peers, Place, Sharing
 from espalier_trainer.protocol import lookup
+from espalier_trainer.session import Preemption
 from tests.unit.trainer import jobs, together
 from tests.unit.trainer.problems import linear, regression
 
@@ -165,23 +166,11 @@ def test_the_code_that_tells_why_comes_out(case: str, tmp_path: Path, monkeypatc
     job = tmp_path / "job.json"
     job.write_text('{"nodes": 2, "processesPerNode": 2, "engine": {"torch": {}}, "rendezvous": "a:1"}')
     monkeypatch.delenv("JOB_COMPLETION_INDEX", raising=False)
-    with undisturbed_signals():
-        program = (sys.executable, "-S", "-c", SCRIPT, first, second)
-        assert launch.run(job, [], tmp_path / "term", program) == code
+    program = (sys.executable, "-S", "-c", SCRIPT, first, second)
+    assert launch.run(job, [], tmp_path / "term", Preemption(), program) == code
     result = TrainingResult.from_termination_message((tmp_path / "term").read_text())
     assert result.exit_code == code
     assert result.message == ("process 1 of 4 was killed by signal 9" if code == 137 else f"said by {rank}")
-
-
-class undisturbed_signals:  # noqa: N801 - reads as a statement
-    """The launcher listens to signals for the rest of its life; a test gives them back."""
-
-    def __enter__(self) -> None:
-        self.before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 # --- whole jobs ---------------------------------------------------------------------------------------------------------

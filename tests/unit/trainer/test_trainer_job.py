@@ -17,6 +17,7 @@ from espalier_trainer import termination
 from espalier_trainer.engines import Contribution
 from espalier_trainer.export import package, publish
 from espalier_trainer.progress import Board, BoardServer
+from espalier_trainer.session import Progress
 from tests.unit.trainer import jobs
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def test_what_cannot_be_honoured_is_refused_with_42(case: str, tmp_path: Path) -
 
 
 def test_missing_and_broken_job_files_are_42(tmp_path: Path) -> None:
-    from espalier_trainer.__main__ import main  # noqa: PLC0415 - the boundary itself
+    from espalier_trainer.main import main  # noqa: PLC0415 - the boundary itself
 
     assert main(["--job", str(tmp_path / "nowhere.json"), "--local", str(tmp_path), "--port", "0"]) == 42
     (tmp_path / "job.json").write_text('{"model": ')
@@ -337,14 +338,22 @@ def test_the_termination_message_is_always_json_of_at_most_4096_bytes(length: in
     assert TrainingResult.from_termination_message(text).outcome == "Failed"
 
 
+def test_a_follower_answers_a_scrape_and_tells_nothing_twice() -> None:
+    """Prometheus finds every pod of a Job up; the fit is the leader's to tell."""
+    board = Board(jobs.parsed(), leads=False)
+    board.fit(Progress(0.25, 3, 12, 30, {"train": 0.5}, {"l2": Contribution(0.001, 12.0, 0.012, 0.02, 0.1)}))
+    text = board.as_text().decode()
+    assert [entry for entry in text.splitlines() if not entry.startswith("#")] == []
+    assert "model_training_progress" in text
+
+
 def test_progress_and_metrics_are_served() -> None:
     board = Board(jobs.parsed())
     server = BoardServer(board, 0).start()
     try:
         board.phase("Training")
-        board.fit(
-            0.25, (3, 12, 30), {"train": 0.5, "validation": 0.6}, {"l2": Contribution(0.001, 12.0, 0.012, 0.02, 0.1)}
-        )
+        blocks = {"l2": Contribution(0.001, 12.0, 0.012, 0.02, 0.1)}
+        board.fit(Progress(0.25, 3, 12, 30, {"train": 0.5, "validation": 0.6}, blocks))
         base = f"http://127.0.0.1:{server.server_address[1]}"
         with urllib.request.urlopen(f"{base}/progress", timeout=5) as reply:  # noqa: S310 - our own server
             told = TrainingProgress.model_validate_json(reply.read())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,3 +57,25 @@ def test_a_job_tells_how_many_labels_are_wrong(tmp_path: Path, monkeypatch: pyte
     assert told["rows"] == 540
     assert {(c["given"], c["likely"]) for c in told["confusions"][:2]} == {("1", "0"), ("0", "2")}
     assert told["byLabel"]["2"] < 0.02
+
+
+@pytest.mark.slow
+def test_an_attempt_after_the_audit_does_not_repeat_it(tmp_path: Path) -> None:
+    """Cut in the middle of the fit that follows: the checkpoint has what the five fits came to, beside the fit's own state."""
+    x, _, given = planted(300)
+    jobs.stage(tmp_path, pa.table({"a": x[:, 0], "b": x[:, 1], "label": given}))
+    spec = jobs.job(regularizers={"l2": {"strength": 1e-3}})
+    spec["data"], spec["engine"]["torch"]["epochs"] = {**spec["data"], "labelColumnNoiseAudit": True}, 100
+    spec["checkpoint"] = {**spec["checkpoint"], "interval": "20ms"}
+    with jobs.start(tmp_path, spec) as process:
+        entry = next(entry for entry in process.stdout if '"event": "checkpoint"' in entry)
+        process.send_signal(signal.SIGTERM)
+        log = entry + process.communicate(timeout=60)[0]
+        assert process.returncode == 75, log
+    with jobs.start(tmp_path, spec) as process:
+        log, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, log
+    said = {event["event"]: event for event in jobs.events(log)}
+    assert "label-audit" not in said
+    assert said["resumed"]["step"] > 0
+    assert json.loads((tmp_path / jobs.VERSION / label_audit.FILE).read_text())["folds"] == label_audit.FOLDS

@@ -25,6 +25,7 @@ from tests.unit.trainer.problems import blocks, classification, context, linear,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from espalier_trainer.session import Progress
     from tests.conftest import Prove
     from tests.unit.trainer.problems import Floats
 
@@ -265,10 +266,8 @@ class Remembering:
     def stop_if_preempted(self) -> None:
         return
 
-    def progress(
-        self, done: float, epoch: int, epochs: int, step: int, losses: dict[str, float], blocks: object
-    ) -> None:
-        self.losses.append(losses["validation"])
+    def progress(self, now: Progress) -> None:
+        self.losses.append(now.losses["validation"])
 
 
 def overfitting(declared: dict[str, object], steps: int) -> tuple[object, list[float]]:

@@ -18,7 +18,7 @@ from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.errors import DataProblemError
 from espalier_trainer.export.graph import Graph
 from espalier_trainer.preparing import prepare
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 from espalier_trainer.preprocessing.scaling import UNITS
 from espalier_trainer.progress import Board
 from espalier_trainer.run import World
@@ -41,8 +41,8 @@ def data(x: np.ndarray) -> Dataset:
     return Dataset(tuple(f"f{i}" for i in range(x.shape[1])), ("u", "v"), x, np.arange(len(x)) % 2)
 
 
-def fit(x: np.ndarray, **declared: Any) -> Standardizer:
-    return Standardizer.fit(data(x), Preprocessing.model_validate(declared))
+def fit(x: np.ndarray, **declared: Any) -> Preprocessor:
+    return Preprocessor.fit(data(x), Preprocessing.model_validate(declared))
 
 
 # --- scaling ----------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_a_constant_middle_half_falls_back_on_the_deviation() -> None:
 @pytest.mark.parametrize("kind", [*ORACLES, "none"])
 def test_scaling_survives_preprocessing_json(kind: str) -> None:
     made = fit(rows(), scaling=kind)
-    again = Standardizer.from_json(made.to_json())
+    again = Preprocessor.from_json(made.to_json())
     assert again.to_json() == made.to_json()
     assert again.declared == made.declared
     assert (again.apply(rows(1)) == made.apply(rows(1))).all()
@@ -88,7 +88,7 @@ def test_scaling_survives_preprocessing_json(kind: str) -> None:
 def test_what_is_not_declared_is_told_as_before() -> None:
     """Versions of before have this form and digest; fits that hold on to them compare it."""
     x = np.array([[0.0], [2.0]], dtype=np.float32)
-    told = Standardizer.fit(data(x)).to_json()
+    told = Preprocessor.fit(data(x)).to_json()
     assert told == {
         "features": ["f0"],
         "standardize": {"mean": [1.0], "factor": [1.0]},
@@ -174,7 +174,7 @@ def test_a_column_without_any_value_is_a_data_problem() -> None:
 @pytest.mark.parametrize("declared", [{}, {"indicators": True}, {"strategy": "constant", "value": 2.5}])
 def test_the_graph_computes_what_numpy_computes(declared: dict[str, Any]) -> None:
     made = fit(gappy(), scaling="robust", imputation=declared)
-    again = Standardizer.from_json(json.loads(json.dumps(made.to_json())))
+    again = Preprocessor.from_json(json.loads(json.dumps(made.to_json())))
     graph = Graph()
     output = again.append(graph, "input")
     test = gappy(1)

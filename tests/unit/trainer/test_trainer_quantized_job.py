@@ -18,7 +18,7 @@ from espalier_server.artifact import fetch
 from espalier_trainer.evaluation import rounded, size
 from espalier_trainer.evaluation.latency import Runtime
 from espalier_trainer.export import package
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 from tests.unit.server.tiny import Version
 from tests.unit.trainer import jobs
 
@@ -137,24 +137,24 @@ def test_only_the_served_graph_of_a_quantized_version_counts() -> None:
 
 # --- privacy --------------------------------------------------------------------------------------------------------------
 def test_golden_inputs_under_privacy_are_nobodys(proof: Prove) -> None:
-    """R37: drawn from the standardizer's moments, a function of the seed; without privacy they are rows of the test split."""
+    """R37: drawn from the preprocessor's moments, a function of the seed; without privacy they are rows of the test split."""
     draw = np.random.default_rng(0)
     x = (draw.normal(size=(500, 4)) * [1, 2, 30, 0] + [0, 5, -100, 7]).astype(np.float32)
     factor = np.array([1, 1 / 2, 1 / 30, 0], dtype=np.float32)
-    standardizer = Standardizer(("a", "b", "c", "d"), np.array([0, 5, -100, 7], dtype=np.float32), factor)
-    drawn = package.drawn_rows(standardizer, 4000, 3)
-    assert np.array_equal(drawn, package.drawn_rows(standardizer, 4000, 3))
-    assert not np.array_equal(drawn, package.drawn_rows(standardizer, 4000, 4))
+    preprocessor = Preprocessor(("a", "b", "c", "d"), np.array([0, 5, -100, 7], dtype=np.float32), factor)
+    drawn = package.drawn_rows(preprocessor, 4000, 3)
+    assert np.array_equal(drawn, package.drawn_rows(preprocessor, 4000, 3))
+    assert not np.array_equal(drawn, package.drawn_rows(preprocessor, 4000, 4))
     assert not (drawn[:, None, :3] == x[None, :, :3]).all(axis=2).any()
-    moments = np.abs((drawn.mean(0) - standardizer.location) / np.maximum(standardizer.spread, 1)).max()
+    moments = np.abs((drawn.mean(0) - preprocessor.location) / np.maximum(preprocessor.spread, 1)).max()
     proof("R37", "closed form: mean of drawn golden inputs, in standard deviations", float(moments), at_most=0.06)
-    assert drawn.std(0) == pytest.approx(standardizer.spread, rel=0.05)
+    assert drawn.std(0) == pytest.approx(preprocessor.spread, rel=0.05)
 
 
 def test_a_private_job_takes_its_golden_inputs_from_there() -> None:
     told: dict[str, Any] = jobs.job()
     x = np.arange(300, dtype=np.float32).reshape(100, 3)
-    standardizer = Standardizer(("a", "b", "c"), x.mean(0), np.ones(3, dtype=np.float32))
+    preprocessor = Preprocessor(("a", "b", "c"), x.mean(0), np.ones(3, dtype=np.float32))
 
     class Test:
         def __len__(self) -> int:
@@ -164,7 +164,7 @@ def test_a_private_job_takes_its_golden_inputs_from_there() -> None:
     test.x = x
     plain = TrainingJob.model_validate(told)
     private = TrainingJob.model_validate(told | {"regularizers": {"privacy": {}}})
-    assert package._inputs(test, standardizer, plain) is x
-    found = package._inputs(test, standardizer, private)
+    assert package._inputs(test, preprocessor, plain) is x
+    found = package._inputs(test, preprocessor, private)
     assert found.shape == (100, 3)
     assert not {tuple(row) for row in found.tolist()} & {tuple(row) for row in x.tolist()}

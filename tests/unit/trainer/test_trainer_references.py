@@ -112,7 +112,7 @@ def test_weights_come_with_their_preprocessing(world: Path) -> None:
     jobs.stage(world, jobs.gaussians(seed=7))
     told = json.loads((world / jobs.VERSION / artifact.PREPROCESSING).read_bytes())
     kept = begin(world, {"functional": {"prior": "tiny", "kind": "l2sp"}})
-    assert kept.standardizer.to_json() == {key: told[key] for key in kept.standardizer.to_json()}
+    assert kept.preprocessor.to_json() == {key: told[key] for key in kept.preprocessor.to_json()}
     assert kept.fit.references["tiny"].same_preprocessing
     with pytest.raises(InvalidConfigError, match=r"R33: data.preprocessing: it is not that of references.tiny"):
         begin(
@@ -121,7 +121,7 @@ def test_weights_come_with_their_preprocessing(world: Path) -> None:
             data={**jobs.job()["data"], "preprocessing": {"scaling": "minMax"}},
         )
     fitted = begin(world, {"functional": {"prior": "tiny"}})
-    assert fitted.standardizer.to_json()["digest"] != told["digest"]
+    assert fitted.preprocessor.to_json()["digest"] != told["digest"]
     assert not fitted.fit.references["tiny"].same_preprocessing
 
 

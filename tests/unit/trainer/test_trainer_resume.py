@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import secrets
 import signal
+import time
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from espalier_api.rules.engine_support import TORCH
+from espalier_api.training import TrainingResult
 from espalier_trainer.checkpoint import Checkpoints, Identity, decode, encode
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import PreemptedError
@@ -24,8 +27,6 @@ from tests.unit.trainer.problems import classification, regression, solve
 from tests.unit.trainer.sessions import Interrupted
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from espalier_trainer.protocol import Reference
 
 STATEFUL: dict[str, dict[str, Any]] = {
@@ -295,3 +296,21 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert "resumed" in [e["event"] for e in jobs.events(log)]
     assert weights(straight) == weights(disturbed)
     assert not list((disturbed / "models/vision/tiny/.checkpoints/v1").glob("*.safetensors"))
+
+
+def listens(pid: int, number: int) -> bool:
+    """Whether the process has a handler of its own for this signal."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    (caught,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def test_sigterm_while_it_still_imports_is_a_preemption(tmp_path: Path) -> None:
+    with jobs.start(jobs.stage(tmp_path), jobs.job()) as process:
+        while not listens(process.pid, signal.SIGTERM):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGTERM)
+        log, _ = process.communicate(timeout=60)
+        assert process.returncode == 75, log
+    told = TrainingResult.from_termination_message((tmp_path / "term").read_text())
+    assert (told.outcome, told.message.split(";")[0]) == ("Preempted", "SIGTERM before anything was read")

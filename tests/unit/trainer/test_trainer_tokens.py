@@ -18,7 +18,7 @@ from espalier_trainer.data.dataset import Dataset
 from espalier_trainer.engines.torch import architectures
 from espalier_trainer.engines.torch.layers import layer_names, residual_names
 from espalier_trainer.errors import InvalidConfigError
-from espalier_trainer.preprocessing import Standardizer
+from espalier_trainer.preprocessing import Preprocessor
 from tests.unit.trainer import jobs
 from tests.unit.trainer.test_trainer_architectures import differs
 
@@ -104,11 +104,11 @@ def test_ids_are_left_alone_constant_ones_too() -> None:
     x = texts().numpy()
     x[:, 0] = 5
     train = Dataset(tuple(f"t_{i}" for i in range(9)), ("u", "v"), x, np.arange(len(x)) % 2)
-    made = Standardizer.fit(train, Preprocessing(tokens=TOKENS))
+    made = Preprocessor.fit(train, Preprocessing(tokens=TOKENS))
     assert (made.apply(x) == x).all()
     mean, deviation = made.moments(x)
     assert (set(mean), set(deviation)) == ({3.0}, {0.0})
-    again = Standardizer.from_json(json.loads(json.dumps(made.to_json())))
+    again = Preprocessor.from_json(json.loads(json.dumps(made.to_json())))
     assert again.declared.tokens == TOKENS
 
 

@@ -15,6 +15,7 @@ from espalier_trainer import termination, tracking
 from espalier_trainer.engines import Contribution
 from espalier_trainer.errors import InvalidConfigError, PreemptedError
 from espalier_trainer.jobfile import config_digest
+from espalier_trainer.session import Progress
 from espalier_trainer.storage import FolderStore
 from espalier_trainer.tracking import End, Opening, Point, Tracking, told
 from espalier_trainer.tracking.feed import MOST_WAITING, Feed
@@ -162,7 +163,9 @@ def test_a_wrong_configuration_is_no_outage() -> None:
 # --- what is told ----------------------------------------------------------------------------------------------------------
 def test_numbers_that_are_none_or_not_finite_are_left_out() -> None:
     block = Contribution(coefficient=0.1, value=2.0, share=None, gradient_ratio=float("nan"))
-    found = dict(told((3, 30), {"train": 0.5, "validation": float("inf"), "learningRate": 0.01}, {"l2": block}))
+    found = dict(
+        told(Progress(1.0, 3, 3, 30, {"train": 0.5, "validation": float("inf"), "learningRate": 0.01}, {"l2": block}))
+    )
     assert found == {
         "epoch": 3.0, "step": 30.0, "loss/train": 0.5, "learningRate": 0.01,
         "regularizers/l2/coefficient": 0.1, "regularizers/l2/value": 2.0,
@@ -239,7 +242,7 @@ def test_a_process_that_does_not_tell_needs_no_library(tmp_path: Path, monkeypat
     job = TrainingJob.model_validate(jobs.job(tracking=asked(tensorboard={}, evidently={})))
     silent = Tracking()
     silent.start(job, lambda *_: FolderStore(tmp_path))
-    silent.fit((1, 1), {"train": 1.0}, {})
+    silent.fit(Progress(1.0, 1, 1, 1, {"train": 1.0}, {}))
     assert silent.links() == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -250,7 +253,7 @@ def test_nothing_is_imported_unless_asked_for(tmp_path: Path) -> None:
     """
     jobs.stage(tmp_path)
     program = (
-        "import sys\nfrom espalier_trainer.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "import sys\nfrom espalier_trainer.main import main\ncode = main(sys.argv[1:])\n"
         "heavy = {'wandb', 'mlflow', 'evidently', 'plotly', 'opentelemetry', 'espalier_trainer.tracking.tensorboard'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\nsys.exit(code)\n"
     )

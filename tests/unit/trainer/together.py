@@ -48,6 +48,15 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
     "near": {"functional": {"prior": "big", "kind": "kl", "strength": 0.5}},
     "pruned": {"pruning": {"sparsity": 0.5, "fineTuneEpochs": 2}},
     "normed": {"normalization": {"kind": "group"}, "reparameterization": {"kind": "weightNorm"}},
+    "elastic": {"elasticNet": {"strength": 1e-3}},
+    "remembering": {"ewc": {"reference": "big", "strength": 1.0}},
+    "ball": {"trustRegion": {"reference": "big", "kind": "l2ball", "radius": 0.5}},
+    "divergence": {"trustRegion": {"reference": "big", "kind": "kl", "radius": 0.1}},
+    "thin": {"structuredPruning": {"ratio": 0.3, "fineTuneEpochs": 2}},
+    "rounded": {"quantization": {"mode": "static"}},
+    "laplace": {"bayesian": {"method": "lastLayerLaplace"}},
+    "swag": {"bayesian": {"method": "swag"}},
+    "soup": {"modelSoup": {"candidates": ["big", "other"]}},
 }
 """Without noise of each process's own: these fits are those of one process."""
 NOISY: dict[str, dict[str, Any]] = {
@@ -55,6 +64,7 @@ NOISY: dict[str, dict[str, Any]] = {
     "noiseInjection": {"site": "gradient", "std": 0.1},
     "weightAveraging": {"decay": 0.9},
     "sparsityPrior": {"kind": "l0", "strength": 1e-3},
+    "dropConnect": {"p": 0.1},
 }
 """Each process draws masks for its own rows; noise of gradients is drawn alike."""
 ROWS, BATCH, STEPS = 90, 21, 15
@@ -62,7 +72,14 @@ ROWS, BATCH, STEPS = 90, 21, 15
 
 def teacher() -> dict[str, Reference]:
     draw = np.random.default_rng(5)
-    return {"big": Reference("s3://b/", "sha256:b", True, scores={"train": draw.normal(size=(ROWS, 3))})}
+    scores = {"train": draw.normal(size=(ROWS, 3))}
+    return {name: Reference(f"s3://{name}/", f"sha256:{name}", True, scores, drawn(draw)) for name in ("big", "other")}
+
+
+def drawn(draw: np.random.Generator) -> dict[str, Any]:
+    """Some weights of the network below."""
+    shapes = {name: value.shape for name, value in Mlp(5, [12], 3).state_dict().items()}
+    return {name: draw.normal(scale=0.3, size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
 def fit(declared: dict[str, Any], session: Any = None, *, weighted: bool = True) -> Fit:

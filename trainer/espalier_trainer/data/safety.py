@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from espalier_api.training import TrainingJob
     from espalier_trainer.data.dataset import Dataset
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
     from espalier_trainer.storage import ObjectStore
 
 HELD_OUT: Final = 0.25
@@ -36,7 +36,7 @@ def join(
     job: TrainingJob,
     open_store: Callable[[str, str], ObjectStore],
     train: Dataset,
-    standardizer: Standardizer,
+    preprocessor: Preprocessor,
 ) -> FitData:
     """`fit` with the safety rows, when the block is declared. DataProblemError names what differs from the snapshot."""
     block = job.regularizers.safety
@@ -48,7 +48,7 @@ def join(
             data = dataset.build(table, replace(data_spec(job), classes=train.classes))
             if job.data.preprocessing is not None and job.data.preprocessing.windows is not None:
                 data = windows.build(data, job.data.preprocessing.windows)
-            data = standardizer.coded(data, "the safety dataset")
+            data = preprocessor.coded(data, "the safety dataset")
         except DataProblemError as error:
             raise DataProblemError(f"{FIELD}: {block.dataset}: {error}") from error
     if data.features != train.features:
@@ -70,7 +70,7 @@ def join(
         raise DataProblemError(f"{FIELD}: no window is left to learn from beside those that are held out; add rows")
 
     def part(rows: npt.NDArray[np.int64]) -> Part:
-        return Part(standardizer.apply(data.x[rows]), data.y[rows], raw=data.x[rows])
+        return Part(preprocessor.apply(data.x[rows]), data.y[rows], raw=data.x[rows])
 
     say("safety", rows={"train": len(taught), "heldOut": len(held)}, digest=digest)
     return replace(fit, extra={**fit.extra, "safety": part(taught)}, held_out={**fit.held_out, "safety": part(held)})

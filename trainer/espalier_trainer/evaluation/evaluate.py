@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from espalier_trainer.evaluation.predecessor import Predecessor
     from espalier_trainer.evaluation.selective import Threshold
     from espalier_trainer.evaluation.stress import Question
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
     from espalier_trainer.protocol import ScoreTransform
 
     Floats = npt.NDArray[np.float64]
@@ -65,22 +65,22 @@ def evaluate(
     engine: Engine,
     fitted: Fitted,
     parts: Mapping[str, Dataset],
-    standardizer: Standardizer,
+    preprocessor: Preprocessor,
     baseline: Baseline,
     seed: int,
     question: Question,
 ) -> Evaluation:
     """Judge a fit on its splits. POST blocks run here, because calibration is part of what is judged."""
-    scaled = {name: standardizer.apply(part.x) for name, part in parts.items() if len(part)}
+    scaled = {name: preprocessor.apply(part.x) for name, part in parts.items() if len(part)}
     raw = {name: fitted.scores(x) for name, x in scaled.items()}
-    targets = {name: standardizer.target(parts[name].y) for name in raw}
+    targets = {name: preprocessor.target(parts[name].y) for name in raw}
     context = PostContext(raw, targets, x=scaled)
     own = getattr(fitted, "post_blocks", engine.post_blocks)  # a fit's own blocks know the fit
     for block in own():
         block.post(context)
     scores, test = dict(context.scores), parts["test"]
     judge = _Judge(
-        test, standardizer, context.temperature, question, _threshold(scores, targets, context, question), seed
+        test, preprocessor, context.temperature, question, _threshold(scores, targets, context, question), seed
     )
     told, excess = judge.of(scores["test"], test)
     p = softmax(scores["test"], context.temperature) if test.classes else None
@@ -93,7 +93,7 @@ def evaluate(
         scaled["test"],
         targets["test"],
         p,
-        Moments(*standardizer.moments(scaled["train"])),
+        Moments(*preprocessor.moments(scaled["train"])),
     )
     found = examine(subject, question, judge.threshold, rng.derive(seed, "stress"))
     told |= found.metrics | _budget(fitted)
@@ -101,7 +101,7 @@ def evaluate(
     signals = _signals(fitted, raw, targets, baseline, told, excess, context.temperature)
     quality = "accuracy" if test.classes else "standard deviations of the target"
     signals = replace(signals, corruptions=found.corruptions, quality=quality, **_before(told, question.predecessor))
-    answers = standardizer.value(scores["test"])[:, None] if p is None else p
+    answers = preprocessor.value(scores["test"])[:, None] if p is None else p
     return Evaluation(
         metrics=told | unequal,
         groups=by_group,
@@ -112,7 +112,7 @@ def evaluate(
         transforms=tuple(context.transforms),
         files=dict(context.files),
         min_confidence=context.min_confidence,
-        preprocessing=standardizer.to_json()["digest"],
+        preprocessing=preprocessor.to_json()["digest"],
         reliability=[] if p is None else calibration.reliability(p, test.y),
     )
 
@@ -141,7 +141,7 @@ class _Judge:
     """Measures rows of the test split, all of them or those of a group."""
 
     test: Dataset
-    standardizer: Standardizer
+    preprocessor: Preprocessor
     temperature: float
     question: Question
     threshold: Threshold | None
@@ -151,7 +151,7 @@ class _Judge:
         """Metrics of final scores on the given rows."""
         seed = rng.derive(self.seed, "test")
         if not rows.classes:
-            return metrics.regression(self.standardizer.value(scores), rows.y, rows.weight, seed), None
+            return metrics.regression(self.preprocessor.value(scores), rows.y, rows.weight, seed), None
         p, positive = softmax(scores, self.temperature), self.question.positive
         told, excess = metrics.classification(p, rows.y, rows.weight, seed, positive)
         confidence, right = p.max(axis=1), (p.argmax(axis=1) == rows.y).astype(np.float64)

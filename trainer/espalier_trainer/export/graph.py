@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
     from espalier_trainer.engines import Fitted
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
     from espalier_trainer.protocol import ScoreTransform
 
 OPSET: Final = 18
@@ -78,7 +78,7 @@ def scores_graph(append: Callable[[Graph, str], str], features: int, outputs: in
 
 def served_graph(
     fitted: Fitted,
-    standardizer: Standardizer,
+    preprocessor: Preprocessor,
     classes: int,
     temperature: float,
     transforms: Sequence[ScoreTransform] = (),
@@ -89,7 +89,7 @@ def served_graph(
     `label` int64 [N] and `probabilities` [N, classes], or `value` [N, 1]. `plain` leaves rounding out.
     """
     graph = Graph(plain=plain)
-    scores = fitted.graph(graph, standardizer.append(graph, ONNX_INPUT))
+    scores = fitted.graph(graph, preprocessor.append(graph, ONNX_INPUT))
     for transform in transforms:
         scores = transform.graph(graph, scores)
     if classes:
@@ -101,10 +101,10 @@ def served_graph(
             helper.make_tensor_value_info(ONNX_PROBABILITIES, TensorProto.FLOAT, ["N", classes]),
         ]
     else:
-        scaled = graph.add("Mul", scores, graph.scalar(standardizer.target_scale))
-        graph.add("Add", scaled, graph.scalar(standardizer.target_mean), output=ONNX_VALUE)
+        scaled = graph.add("Mul", scores, graph.scalar(preprocessor.target_scale))
+        graph.add("Add", scaled, graph.scalar(preprocessor.target_mean), output=ONNX_VALUE)
         outputs = [helper.make_tensor_value_info(ONNX_VALUE, TensorProto.FLOAT, ["N", 1])]
-    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(standardizer.features)])
+    features = helper.make_tensor_value_info(ONNX_INPUT, TensorProto.FLOAT, ["N", len(preprocessor.features)])
     proto = helper.make_graph(graph.nodes, "espalier", [features], outputs, graph.constants)
     domains = {node.domain for node in graph.nodes}
     opsets = [helper.make_opsetid("", OPSET)] + (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Engine, Fitted
     from espalier_trainer.evaluation.evaluate import Evaluation
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
 
 DECILES = np.arange(1, 10) / 10
 LISTED: Final = 60
@@ -56,14 +56,14 @@ class Provenance:
 
 
 def answers(
-    fitted: Fitted, standardizer: Standardizer, classes: int, evaluation: Evaluation, x: npt.NDArray[np.float32]
+    fitted: Fitted, preprocessor: Preprocessor, classes: int, evaluation: Evaluation, x: npt.NDArray[np.float32]
 ) -> dict[str, npt.NDArray[Any]]:
     """What the graph must answer to raw features, computed by the engine itself."""
-    scores = fitted.scores(standardizer.apply(x))
+    scores = fitted.scores(preprocessor.apply(x))
     for transform in evaluation.transforms:
         scores = transform.apply(scores)
     if not classes:
-        return {artifact.ONNX_VALUE: standardizer.value(scores)[:, None].astype(np.float32)}
+        return {artifact.ONNX_VALUE: preprocessor.value(scores)[:, None].astype(np.float32)}
     return {
         artifact.ONNX_LABEL: scores.argmax(axis=1),
         artifact.ONNX_PROBABILITIES: softmax(scores, evaluation.temperature).astype(np.float32),
@@ -99,15 +99,15 @@ def refuse(exported: Exported) -> None:
 
 
 def check_repeatable(
-    fitted: Fitted, standardizer: Standardizer, evaluation: Evaluation, x: npt.NDArray[np.float32]
+    fitted: Fitted, preprocessor: Preprocessor, evaluation: Evaluation, x: npt.NDArray[np.float32]
 ) -> None:
     """The engine answers the same rows the same twice, and stands behind the preprocessing that it was judged with."""
-    once, twice = (fitted.scores(standardizer.apply(x)) for _ in range(2))
+    once, twice = (fitted.scores(preprocessor.apply(x)) for _ in range(2))
     refuse(
         Exported(
             repeated=float(np.abs(once - twice).max()),
             judged_preprocessing=evaluation.preprocessing,
-            packaged_preprocessing=standardizer.to_json()["digest"],
+            packaged_preprocessing=preprocessor.to_json()["digest"],
         )
     )
 
@@ -118,14 +118,14 @@ def golden_rows(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return x[rows]
 
 
-def drawn_rows(standardizer: Standardizer, rows: int, seed: int) -> npt.NDArray[np.float32]:
+def drawn_rows(preprocessor: Preprocessor, rows: int, seed: int) -> npt.NDArray[np.float32]:
     """(rows, features) raw inputs that are nobody's (R37): independent normal numbers with each feature's location and spread."""
     generator = np.random.default_rng(rng.derive(seed, "golden"))
-    if (tokens := standardizer.declared.tokens) is not None:
+    if (tokens := preprocessor.declared.tokens) is not None:
         return generator.integers(0, tokens.vocabulary, (rows, tokens.length)).astype(np.float32)
-    columns = slice(len(standardizer.features))  # what follows are features made of these
-    location, spread = standardizer.location[columns], standardizer.spread[columns]
-    noise = generator.normal(size=(rows, len(standardizer.features)))
+    columns = slice(len(preprocessor.features))  # what follows are features made of these
+    location, spread = preprocessor.location[columns], preprocessor.spread[columns]
+    noise = generator.normal(size=(rows, len(preprocessor.features)))
     return np.asarray(location + noise * spread, dtype=np.float32)
 
 
@@ -182,7 +182,7 @@ class Package:
 def build(
     engine: Engine,
     fitted: Fitted,
-    standardizer: Standardizer,
+    preprocessor: Preprocessor,
     parts: Mapping[str, Dataset],
     evaluations: Sequence[Evaluation],
     metrics: Mapping[str, MetricValue],
@@ -191,23 +191,23 @@ def build(
     """Make every file. `evaluations` holds the packaged fit first; `metrics` are the means over all."""
     first, data = evaluations[0], parts["train"]
     classes = len(data.classes)
-    model = served_graph(fitted, standardizer, classes, first.temperature, first.transforms)
-    runtime, spread = Runtime(model), 1.0 if classes else standardizer.target_scale
+    model = served_graph(fitted, preprocessor, classes, first.temperature, first.transforms)
+    runtime, spread = Runtime(model), 1.0 if classes else preprocessor.target_scale
     job, integers = provenance.job, provenance.job.regularizers.quantization is not None
-    inputs, moved = _inputs(parts["test"], standardizer, job), 0.0
+    inputs, moved = _inputs(parts["test"], preprocessor, job), 0.0
     if integers:
-        steady = rounded.steady(answers(fitted, standardizer, classes, first, inputs), runtime(inputs), spread)
+        steady = rounded.steady(answers(fitted, preprocessor, classes, first, inputs), runtime(inputs), spread)
         moved = float(1 - steady.mean())
         inputs = inputs[steady] if moved <= rounded.MOST_MOVED else inputs
     golden = golden_rows(inputs)
-    check_repeatable(fitted, standardizer, first, golden)
-    expected = answers(fitted, standardizer, classes, first, golden)
+    check_repeatable(fitted, preprocessor, first, golden)
+    expected = answers(fitted, preprocessor, classes, first, golden)
     parity = check_parity(runtime, expected, golden, spread)
     calls = CALLS_FOR_A_GATE if job.latency_gate else CALLS
     served: Literal["model.onnx", "model.int8.onnx"] = artifact.MODEL_INT8 if integers else artifact.MODEL_ONNX
     files = {
         served: model,
-        artifact.PREPROCESSING: _json(standardizer.to_json()),
+        artifact.PREPROCESSING: _json(preprocessor.to_json()),
         artifact.GOLDEN: _npz({"input": golden, **runtime(golden)}),
         artifact.LINEAGE: _json(_lineage(engine, provenance, fitted)),
         artifact.SBOM: sbom(provenance.job),
@@ -217,7 +217,7 @@ def build(
     files |= {**fitted.files(), **first.files}
     latency = runtime.latency(golden, calls)
     if integers:
-        twin = served_graph(fitted, standardizer, classes, first.temperature, first.transforms, plain=True)
+        twin = served_graph(fitted, preprocessor, classes, first.temperature, first.transforms, plain=True)
         files[artifact.MODEL_ONNX] = twin
         first.notes["quantization"] = _beside(
             Runtime(twin), runtime, files, parts["test"], (golden, calls, latency), moved
@@ -245,13 +245,13 @@ def build(
     return Package(files, told, parity, first.min_confidence, served)
 
 
-def _inputs(test: Dataset, standardizer: Standardizer, job: TrainingJob) -> npt.NDArray[np.float32]:
+def _inputs(test: Dataset, preprocessor: Preprocessor, job: TrainingJob) -> npt.NDArray[np.float32]:
     """What golden inputs are chosen from: rows of the test split, but under privacy none of anybody's. Where features may be missing, the
     last row has none; where names may be unknown, those of the first are.
     """
     rows = test.x
     if job.regularizers.privacy is not None:
-        rows = drawn_rows(standardizer, max(len(test), artifact.GOLDEN_ROWS), job.seed)
+        rows = drawn_rows(preprocessor, max(len(test), artifact.GOLDEN_ROWS), job.seed)
     if job.data.preprocessing is not None:
         rows = _with_gaps(rows, job, len(test.vocabulary))
     return rows

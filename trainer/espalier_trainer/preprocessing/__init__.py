@@ -30,7 +30,7 @@ DEFAULT: Final = Preprocessing()
 
 
 @dataclass(frozen=True, slots=True)
-class Standardizer:
+class Preprocessor:
     """Raw columns -> impute, encode -> x -> (x - location) * factor per feature, in float32 like the served graph;
     `target_*` is 0 and 1 for classification.
     """
@@ -45,7 +45,7 @@ class Standardizer:
     encoding: Encoding | None = None
 
     @classmethod
-    def fit(cls, train: Dataset, declared: Preprocessing | None = None) -> Standardizer:
+    def fit(cls, train: Dataset, declared: Preprocessing | None = None) -> Preprocessor:
         """From the training rows alone; nothing declared means standardization."""
         declared = declared or DEFAULT
         imputation: Imputation | None = None
@@ -62,7 +62,7 @@ class Standardizer:
     @classmethod
     def _scaled(
         cls, train: Dataset, declared: Preprocessing, imputation: Imputation | None, encoding: Encoding | None
-    ) -> Standardizer:
+    ) -> Preprocessor:
         """The steps before are known; what they make of the training rows decides the scale."""
         if declared.tokens is not None:  # ids stay, constant ones too
             width = len(train.features)
@@ -177,7 +177,7 @@ class Standardizer:
         """Standardized values (rows, 1) to the target's unit (rows,)."""
         return np.asarray(scores[:, 0] * self.target_scale + self.target_mean)
 
-    def again(self, train: Dataset) -> Standardizer:
+    def again(self, train: Dataset) -> Preprocessor:
         """The same steps, fitted to other training rows, with the same `names`."""
         imputation, encoding, declared = self.imputation, self.encoding, self.declared
         if imputation is not None and declared.imputation is not None:
@@ -187,7 +187,7 @@ class Standardizer:
         return self._scaled(train, declared, imputation, encoding)
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Standardizer:
+    def from_json(cls, told: Mapping[str, Any]) -> Preprocessor:
         """The inverse of `to_json`, for a fit that holds on to another model's weights.
 
         ValueError when its digest says that there was more.

@@ -3,7 +3,7 @@ greedy: candidates are taken from the best to the worst on the validation split,
 gets no worse there.
 
 Weights can be averaged only between fits of one architecture, initialization and preprocessing; the artifacts of the candidates say so
-(R27), and this fit inherits their standardizer. Batch statistics are measured anew with the averaged weights (R26). The job's own fit
+(R27), and this fit inherits their preprocessor. Batch statistics are measured anew with the averaged weights (R26). The job's own fit
 is not needed: it ends after its first epoch and is thrown away.
 """
 

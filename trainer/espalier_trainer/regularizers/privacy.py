@@ -12,7 +12,7 @@ twice; it is never in the artifact. Two private fits with one seed therefore dif
 is not a cryptographic one, and rounding of floating-point noise (Mironov 2012) is not defended against.
 
 Covered are the weights after all steps, each fit on its own: `seeds: 3` publishes three fits' metrics and spends three times. Not covered,
-because they are computed without noise: the standardizer's moments, the reference deciles, logged losses and metrics.
+because they are computed without noise: the preprocessor's moments, the reference deciles, logged losses and metrics.
 
 Gradients per example: torch.func's vmap(grad) over the objective of one row, in chunks; every network without batch statistics can do it.
 """

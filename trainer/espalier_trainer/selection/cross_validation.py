@@ -45,7 +45,7 @@ def run(job: TrainingJob, prepared: Prepared, memory: Memory, board: Board, pree
             engine.plan(fold.data)
             session = Short(preemption, board.fit, index, config.folds)
             fitted = engine.fit(fold.data, rng.derive(job.seed, "fold", index), session)
-            told = objective.values(fitted, fold.held, fold.standardizer, prepared.question.positive)
+            told = objective.values(fitted, fold.held, fold.preprocessor, prepared.question.positive)
             told.pop("standardError")
             rows = {"train": len(fold.data.train), "held": len(fold.held)}
             memory.folds.append({"metrics": told, "rows": rows, "seconds": round(time.monotonic() - began, 3)})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import FitData, Part
     from espalier_trainer.prepared import Prepared
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
 
     Rows = npt.NDArray[np.int64]
 
@@ -31,7 +31,7 @@ class Fold:
 
     data: FitData
     held: Dataset
-    standardizer: Standardizer
+    preprocessor: Preprocessor
 
 
 def deal(data: Dataset, kind: str, count: int, seed: int) -> list[tuple[Rows, Rows]]:
@@ -112,17 +112,17 @@ def folds_of(prepared: Prepared, kind: str, count: int, seed: int, field: str) -
             "train": pool.take(fits),
             "validation": pool.take(held),
         }
-        standardizer = prepared.standardizer.again(parts["train"])
-        data = replace(fit_data(parts, standardizer), extra=_again(prepared, standardizer))
-        yield Fold(data, parts["validation"], standardizer)
+        preprocessor = prepared.preprocessor.again(parts["train"])
+        data = replace(fit_data(parts, preprocessor), extra=_again(prepared, preprocessor))
+        yield Fold(data, parts["validation"], preprocessor)
 
 
-def _again(prepared: Prepared, standardizer: Standardizer) -> dict[str, Part]:
+def _again(prepared: Prepared, preprocessor: Preprocessor) -> dict[str, Part]:
     """Rows of other datasets, scaled by a fold's own rows instead of the job's."""
     extra = prepared.fit.extra.items()
-    return {name: replace(part, x=standardizer.apply(part.raw)) for name, part in extra if part.raw is not None}
+    return {name: replace(part, x=preprocessor.apply(part.raw)) for name, part in extra if part.raw is not None}
 
 
 def whole(prepared: Prepared) -> Fold:
     """The job's own split: fitted on the training part, judged on validation."""
-    return Fold(prepared.fit, prepared.parts["validation"], prepared.standardizer)
+    return Fold(prepared.fit, prepared.parts["validation"], prepared.preprocessor)

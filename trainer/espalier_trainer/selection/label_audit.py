@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from espalier_api.training import TrainingJob
     from espalier_trainer.prepared import Prepared
     from espalier_trainer.progress import Board
+    from espalier_trainer.selection.memory import Memory
     from espalier_trainer.session import Preemption
 
     Floats = npt.NDArray[np.float64]
@@ -37,8 +38,12 @@ FOLDS: Final = 5
 ROUNDING: Final = 1e-12  # a mean of equal numbers may lie above each of them
 
 
-def run(job: TrainingJob, prepared: Prepared, board: Board, preemption: Preemption) -> dict[str, Any]:
-    """What label_noise.json holds. Five fits more, of raw scores; an attempt that is cut begins them again."""
+def run(job: TrainingJob, prepared: Prepared, memory: Memory, board: Board, preemption: Preemption) -> dict[str, Any]:
+    """What label_noise.json holds. Five fits more, of raw scores: an attempt that is cut among them begins them again, a later one does
+    not, because the checkpoint has what they came to.
+    """
+    if memory.audit is not None:
+        return memory.audit
     classes = prepared.parts["train"].classes
     if not classes:
         raise InvalidConfigError(f"R39: {FIELD}: it is about classes, and the task is a regression; set it to false")
@@ -52,9 +57,11 @@ def run(job: TrainingJob, prepared: Prepared, board: Board, preemption: Preempti
         engine.plan(fold.data)
         fitted = engine.fit(fold.data, rng.derive(job.seed, "audit", index), Short(preemption, board.fit, index, FOLDS))
         given.append(fold.held.y)
-        told.append(softmax(fitted.scores(fold.standardizer.apply(fold.held.x))))
+        told.append(softmax(fitted.scores(fold.preprocessor.apply(fold.held.x))))
     found = summary(classes, joint(np.concatenate(told), np.concatenate(given)), sum(map(len, given)))
     say("label-audit", share=found["share"], rows=found["rows"])
+    memory.audit = found
+    memory.save()
     return found
 
 

@@ -1,4 +1,6 @@
-"""What crossValidation knows so far, as plain JSON values: it rides in every checkpoint, so that no finished fold is repeated."""
+"""What crossValidation and the label audit know so far, as plain JSON values: it rides in every checkpoint, so that no finished fold is
+repeated.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,17 @@ SECONDS: Final = 5.0
 
 
 class Memory:
-    """Records of folds. `write` saves the checkpoint of a moment between two fits."""
+    """Records of folds, and the audit's findings. `write` saves the checkpoint of a moment between two fits."""
 
     def __init__(self, saved: Mapping[str, Any] | None, write: Callable[[], None]) -> None:
         found = saved or {}
         self.folds: list[dict[str, Any]] = list(found.get("folds", ()))
+        self.audit: dict[str, Any] | None = found.get("audit")
         self._write, self._clock = write, Clock(SECONDS)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"folds": self.folds}
+        return {"folds": self.folds, "audit": self.audit}
 
     def changed(self) -> None:
         """Save, if the last time is long ago."""

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from espalier_trainer.data.dataset import Dataset
     from espalier_trainer.engines import Fitted
-    from espalier_trainer.preprocessing import Standardizer
+    from espalier_trainer.preprocessing import Preprocessor
 
 BINARY = 2
 
 
-def values(fitted: Fitted, rows: Dataset, standardizer: Standardizer, positive: int | None) -> dict[str, float]:
+def values(fitted: Fitted, rows: Dataset, preprocessor: Preprocessor, positive: int | None) -> dict[str, float]:
     """Everything that can be measured on `rows`, by the API's names; valLoss is the plain loss, its `standardError` that of its mean."""
-    scores = fitted.scores(standardizer.apply(rows.x))
-    losses = metrics.row_losses(scores, standardizer.target(rows.y))
+    scores = fitted.scores(preprocessor.apply(rows.x))
+    losses = metrics.row_losses(scores, preprocessor.target(rows.y))
     weight = np.ones(len(rows)) if rows.weight is None else rows.weight
     told = {
         "valLoss": float(np.average(losses, weights=weight)),
@@ -32,7 +32,7 @@ def values(fitted: Fitted, rows: Dataset, standardizer: Standardizer, positive: 
     }
     if rows.classes:
         return told | _classes(softmax(scores), rows.y, weight, positive)
-    predicted = standardizer.value(scores)
+    predicted = preprocessor.value(scores)
     error = float(np.average((predicted - rows.y) ** 2, weights=weight))
     spread = float(np.average((rows.y - np.average(rows.y, weights=weight)) ** 2, weights=weight))
     return told | {"rmse": error**0.5} | ({"r2": 1 - error / spread} if spread > 0 else {})
@@ -51,7 +51,7 @@ def _classes(
     return told
 
 
-def sizes(fitted: Fitted, standardizer: Standardizer, classes: int, asked: str) -> dict[str, float]:
+def sizes(fitted: Fitted, preprocessor: Preprocessor, classes: int, asked: str) -> dict[str, float]:
     """How large a fit is: numbers in its weights, those that are not zero, and bytes of its graph with the weights beside it.
 
     The graph is made only when `artifactBytes` is asked for. Trees have no weights and are told by their bytes alone.
@@ -63,7 +63,7 @@ def sizes(fitted: Fitted, standardizer: Standardizer, classes: int, asked: str) 
         told["nonzeroParameters"] = float(sum(int((value != 0).sum()) for value in weights))
     if asked == "artifactBytes":
         graph = import_module("espalier_trainer.export.package").served_graph
-        told[asked] = float(len(graph(fitted, standardizer, classes, 1.0, ())) + sum(value.nbytes for value in weights))
+        told[asked] = float(len(graph(fitted, preprocessor, classes, 1.0, ())) + sum(value.nbytes for value in weights))
     return told
 
 

@@ -9,10 +9,7 @@ from espalier_trainer.errors import PreemptedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from espalier_trainer.engines import Contribution
-    from espalier_trainer.session import Preemption, Session
-
-    Tell = Callable[[float, tuple[int, int, int], Mapping[str, float], Mapping[str, Contribution]], None]
+    from espalier_trainer.session import Preemption, Progress, Session
 
 
 class Part:
@@ -38,23 +35,15 @@ class Part:
         """As the whole."""
         self._outer.stop_if_preempted()
 
-    def progress(
-        self,
-        done: float,
-        epoch: int,
-        epochs: int,
-        step: int,
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-    ) -> None:
+    def progress(self, now: Progress) -> None:
         """A part of the whole."""
-        self._outer.progress((self._index + done) / self._count, epoch, epochs, step, losses, blocks)
+        self._outer.progress(now.part(self._index, self._count))
 
 
 class Short:
     """A trial or a fold: saves nothing of its own, because what it comes to is saved when it ends."""
 
-    def __init__(self, preemption: Preemption, tell: Tell, index: int, count: int) -> None:
+    def __init__(self, preemption: Preemption, tell: Callable[[Progress], None], index: int, count: int) -> None:
         self._preemption, self._tell, self._index, self._count = preemption, tell, index, count
 
     def restore(self) -> Mapping[str, Any] | None:
@@ -73,14 +62,6 @@ class Short:
         if self._preemption.together():
             raise PreemptedError("SIGTERM in the middle of a trial or fold; the next attempt repeats this one alone")
 
-    def progress(
-        self,
-        done: float,
-        epoch: int,
-        epochs: int,
-        step: int,
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-    ) -> None:
+    def progress(self, now: Progress) -> None:
         """A part of all trials or folds."""
-        self._tell((self._index + done) / self._count, (epoch, epochs, step), losses, blocks)
+        self._tell(now.part(self._index, self._count))

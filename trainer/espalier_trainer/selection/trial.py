@@ -72,11 +72,11 @@ class Bench:
         engine = build.engine(job)
         engine.plan(fold.data)
         fitted = engine.fit(fold.data, rng.derive(job.seed, "trial", configuration, index), session)
-        told = objective.values(fitted, fold.held, fold.standardizer, self.prepared.question.positive)
+        told = objective.values(fitted, fold.held, fold.preprocessor, self.prepared.question.positive)
         found = objective.one(self.search.objective.metric, told)
         if second is None:
             return (found,)
-        told |= objective.sizes(fitted, fold.standardizer, fold.data.classes, second.metric)
+        told |= objective.sizes(fitted, fold.preprocessor, fold.data.classes, second.metric)
         return found, objective.one(second.metric, told, "search.secondObjective.metric")
 
 

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from espalier_api.training import TrainingJob
-    from espalier_trainer.engines import Contribution, Fitted
+    from espalier_trainer.engines import Fitted
     from espalier_trainer.evaluation.evaluate import Evaluation
     from espalier_trainer.prepared import Prepared
+    from espalier_trainer.session import Progress
     from espalier_trainer.storage import ObjectStore
 
 LIBRARIES: Final = {"wandb": "wandb", "mlflow": "mlflow", "evidently": "evidently"}
@@ -73,17 +74,11 @@ class Tracking:
             self._feeds[name] = Feed(name, partial(module.start, opening)).start()
         say("tracking", **self.links())
 
-    def fit(
-        self,
-        position: tuple[int, int],
-        losses: Mapping[str, float],
-        blocks: Mapping[str, Contribution],
-        prefix: str = "",
-    ) -> None:
-        """One epoch is done; position is (epoch, step). Fits of further seeds have a prefix, `seed-8/`."""
+    def fit(self, now: Progress, prefix: str = "") -> None:
+        """One epoch is done. Fits of further seeds have a prefix, `seed-8/`."""
         if self._feeds:
-            prefix = self._part(position[0], prefix)
-            self._put(Point(position[0], {f"{prefix}{n}": v for n, v in told(position, losses, blocks)}, prefix))
+            prefix = self._part(now.epoch, prefix)
+            self._put(Point(now.epoch, {f"{prefix}{n}": v for n, v in told(now)}, prefix))
 
     def _part(self, epoch: int, prefix: str) -> str:
         """With `part-2/` when epochs begin again: an ensemble or a path fits several times inside one fit."""
@@ -174,14 +169,11 @@ def reported(files: Mapping[str, bytes]) -> dict[str, str]:
     return {"evidently": EVIDENTLY_HTML} if EVIDENTLY_HTML in files else {}
 
 
-def told(
-    position: tuple[int, int], losses: Mapping[str, float], blocks: Mapping[str, Contribution]
-) -> list[tuple[str, float]]:
+def told(now: Progress) -> list[tuple[str, float]]:
     """(name, number) of everything in one epoch that is a finite number."""
-    epoch, step = position
-    found: list[tuple[str, float | None]] = [("epoch", float(epoch)), ("step", float(step))]
-    found += [(name, losses.get(key)) for key, name in LOSSES.items()]
-    for name, block in blocks.items():
+    found: list[tuple[str, float | None]] = [("epoch", float(now.epoch)), ("step", float(now.step))]
+    found += [(name, now.losses.get(key)) for key, name in LOSSES.items()]
+    for name, block in now.blocks.items():
         found += [
             (f"regularizers/{name}/{field}", value)
             for field, value in (

@@ -98,7 +98,7 @@ def _definition(library: Any, features: Mapping[str, npt.NDArray[Any]], *, class
 def _frame(fitted: Fitted, evaluation: Evaluation, prepared: Prepared, part: Dataset) -> Any:  # noqa: ANN401 - a pandas.DataFrame
     """Raw features, what is true and what is answered, as a caller would see it."""
     classes = np.asarray(part.classes, dtype=object)
-    told = answers(fitted, prepared.standardizer, len(classes), evaluation, part.x)
+    told = answers(fitted, prepared.preprocessor, len(classes), evaluation, part.x)
     true = classes[part.y] if len(classes) else part.y
     answered = classes[told[artifact.ONNX_LABEL]] if len(classes) else told[artifact.ONNX_VALUE][:, 0]
     return import_module("pandas").DataFrame({**columns(part), TARGET: true, PREDICTION: answered})

@@ -17,6 +17,7 @@ from espalier_trainer.engines.sklearn.estimators import Asked, find, refuse
 from espalier_trainer.engines.sklearn.fitted import KINDS, FittedSklearn
 from espalier_trainer.errors import InvalidConfigError
 from espalier_trainer.protocol import Regularizer, acting
+from espalier_trainer.session import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,7 +89,7 @@ class SklearnEngine:
         if told:
             report.notes["warnings"] = told
         report.contributions = self._contributions(fitted, data)
-        session.progress(1.0, 1, 1, 1, {}, report.contributions)
+        session.progress(Progress(1.0, 1, 1, 1, {}, report.contributions))
         session.stop_if_preempted()
         return fitted
 

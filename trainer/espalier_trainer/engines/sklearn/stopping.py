@@ -9,6 +9,7 @@ import numpy as np
 
 from espalier_trainer.engines.classical import mean_loss, report
 from espalier_trainer.engines.sklearn.fitted import Boosted, FittedSklearn, Network
+from espalier_trainer.session import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +74,7 @@ def network(
         train = mean_loss(fitted.scores(data.train.x), data.train.y)
         told.history.append(_entry(epoch, train, judged.loss, judged.metric))
         entry = {k: v for k, v in told.history[-1].items() if k != "epoch"}
-        session.progress((epoch + 1) / epochs, epoch + 1, epochs, epoch + 1, entry, {})
+        session.progress(Progress((epoch + 1) / epochs, epoch + 1, epochs, epoch + 1, entry, {}))
         session.stop_if_preempted()
         done = stops.end_epoch(judged, {})
         if _best(stops) == epoch + 1:

@@ -25,6 +25,7 @@ from espalier_trainer.errors import DivergedError
 from espalier_trainer.peers import ALONE, Peers
 from espalier_trainer.protocol import FitView, Params, Regularizer, Step, acting, ordered
 from espalier_trainer.schedule import Coefficient
+from espalier_trainer.session import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -281,14 +282,9 @@ class Fit:
             verdicts = [b.end_epoch(report, weights) for b in acting(self.blocks, "end_epoch")]  # all of them look
             self.stopped = self.peers.any(flag=any(verdicts))
         self.report.history.append(entry)
-        session.progress(
-            self.step / self.total,
-            epoch + 1,
-            self.settings.epochs,
-            self.step,
-            entry | {"learningRate": self.view.learning_rate},
-            self.contributions(),
-        )
+        losses = entry | {"learningRate": self.view.learning_rate}
+        done = self.step / self.total
+        session.progress(Progress(done, epoch + 1, self.settings.epochs, self.step, losses, self.contributions()))
 
     def scores(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Evaluation-mode scores (rows, outputs), with the given weights and buffers or the model's own."""

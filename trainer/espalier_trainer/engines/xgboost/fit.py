@@ -15,6 +15,7 @@ from espalier_trainer import rng
 from espalier_trainer.engines.classical import binary, mean_loss, report, stopper
 from espalier_trainer.engines.xgboost.parameters import told
 from espalier_trainer.errors import DivergedError, InvalidConfigError
+from espalier_trainer.session import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ class Rounds:
             self.done = index + 1
             self._watch(booster, index)
             entry = {k: v for k, v in self.history[-1].items() if k != "epoch"}
-            session.progress(self.done / self.total, self.done, self.total, self.done, entry, contributions)
+            session.progress(Progress(self.done / self.total, self.done, self.total, self.done, entry, contributions))
             if session.wants_checkpoint():
                 session.save(_storable(state))
             session.stop_if_preempted()
