@@ -1,6 +1,7 @@
-"""docs/benchmarks.md from the JSON below out/bench: `python -m bench.page`. What was not run is said to be missing, never made up.
+"""docs/benchmarks.md from the JSON below out/bench: `python -m bench.page`. What was never run is said to be missing, never made up.
 
-A figure is on the page only if a bench wrote it; what was measured where and when stands beside each table.
+A figure is on the page only if a bench wrote it; what was measured where and when stands beside each table. A section whose JSON is not
+here stays as the page has it: it was measured on another machine, and says so.
 """
 
 from __future__ import annotations
@@ -43,6 +44,24 @@ def cells(*values: object) -> str:
     return "| " + " | ".join(map(str, values)) + " |"
 
 
+def sections(text: str) -> dict[str, list[str]]:
+    """Lines of a page by the heading that they stand below."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            found[line] = []
+        elif found:
+            found[next(reversed(found))].append(line)
+    return found
+
+
+def kept(heading: str) -> Iterator[str]:
+    """The section as the page has it."""
+    yield f"\n{heading}\n"
+    before = sections(PAGE.read_text()).get(heading, []) if PAGE.exists() else []
+    yield "\n".join(before).strip("\n") or "Not run."
+
+
 def read(path: Path) -> Any:  # noqa: ANN401 - JSON
     """What a bench left; None when it was not run."""
     return json.loads(path.read_text()) if path.exists() else None
@@ -59,21 +78,18 @@ def of_quality(folder: Path) -> Iterator[str]:
     )
     for scaling, noise in (("none", 0.3), ("none", 0.0), ("minMax", 0.3), ("standard", 0.3)):
         told = read(folder / f"quality-{scaling}-{noise:g}.json")
-        command = f"`python -m bench.quality --scaling {scaling} --noise {noise:g}`"
-        if told is None:
-            yield f"\n### {command}\n\nNot run.\n"
-            continue
-        yield from _setting(told, command, noise)
+        heading = f"### `python -m bench.quality --scaling {scaling} --noise {noise:g}`"
+        yield from kept(heading) if told is None else _setting(told, heading, noise)
 
 
-def _setting(told: dict[str, Any], command: str, noise: float) -> Iterator[str]:
+def _setting(told: dict[str, Any], heading: str, noise: float) -> Iterator[str]:
     runs = list(told["seeds"].values())
     found = {
         name: [run["rows"][name] for run in runs]
         for name in runs[0]["rows"]
         if all(name in run["rows"] for run in runs)
     }
-    yield f"\n### {command}\n"
+    yield f"\n{heading}\n"
     yield f"{len(runs)} seeds. {record.told(told['where'])}.\n"
     yield cells("Blocks", "Accuracy (min–max)", "Gain", "Wins", "FGSM", "ECE → after T")
     yield cells(*["---"] * 6)
@@ -98,11 +114,12 @@ def _setting(told: dict[str, Any], command: str, noise: float) -> Iterator[str]:
 # --- eight sets -------------------------------------------------------------------------------------------------------
 def of_eight_sets(folder: Path) -> Iterator[str]:
     """Means, ranks, Wilcoxon tests, picture."""
-    yield "\n## Eight sets: `python -m bench.eight_sets`\n"
     told = read(folder / "eight_sets" / "summary.json")
+    heading = "## Eight sets: `python -m bench.eight_sets`"
     if told is None:
-        yield "Not run."
+        yield from kept(heading)
         return
+    yield f"\n{heading}\n"
     sizes = ", ".join(
         f"{name} ({one['train']}/{one['validation']}/{one['test']} rows, {one['features']} features, {one['classes']} classes)"
         for name, one in told["sizes"].items()
@@ -130,11 +147,12 @@ def of_eight_sets(folder: Path) -> Iterator[str]:
 # --- fuzz and steps ---------------------------------------------------------------------------------------------------
 def of_fuzz(folder: Path) -> Iterator[str]:
     """Sums over the shards."""
-    yield "\n## Fuzz: `python -m bench.fuzz --maps 10000`\n"
     shards = [read(path) for path in sorted((folder / "fuzz").glob("*.json"))]
+    heading = "## Fuzz: `python -m bench.fuzz --maps 10000`"
     if not shards:
-        yield "Not run."
+        yield from kept(heading)
         return
+    yield f"\n{heading}\n"
     kinds = {
         kind: sum(one["counts"].get(kind, 0) for one in shards) for kind in ("refused", "trained", "diverged", "broken")
     }
@@ -148,11 +166,12 @@ def of_fuzz(folder: Path) -> Iterator[str]:
 
 def of_steps(folder: Path) -> Iterator[str]:
     """The step table."""
-    yield "\n## Step time: `python -m bench.trainer steps`\n"
     told = read(folder / "trainer.json")
+    heading = "## Step time: `python -m bench.trainer steps`"
     if told is None or "steps" not in told:
-        yield "Not run here; the figures of the last run are in [trainer.md](trainer.md#figures)."
+        yield from kept(heading)
         return
+    yield f"\n{heading}\n"
     yield "8 × 512² MLP, batch 128, Adam, one thread, CPU time; medians of 12 paired runs; bar: cocktail ≤ 1.20."
     yield f"{record.told(told['where'])}.\n"
     yield cells("", "ms/step", "× bare")
