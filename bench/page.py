@@ -55,11 +55,10 @@ def sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-def kept(heading: str) -> Iterator[str]:
-    """The section as the page has it."""
+def kept(heading: str, before: str) -> Iterator[str]:
+    """The section as the page had it."""
     yield f"\n{heading}\n"
-    before = sections(PAGE.read_text()).get(heading, []) if PAGE.exists() else []
-    yield "\n".join(before).strip("\n") or "Not run."
+    yield "\n".join(sections(before).get(heading, [])).strip("\n") or "Not run."
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -68,7 +67,7 @@ def read(path: Path) -> Any:  # noqa: ANN401 - JSON
 
 
 # --- quality ----------------------------------------------------------------------------------------------------------
-def of_quality(folder: Path) -> Iterator[str]:
+def of_quality(folder: Path, before: str) -> Iterator[str]:
     """Every setting that was run, the bars' first."""
     yield "\n## Quality on digits\n"
     yield (
@@ -79,7 +78,7 @@ def of_quality(folder: Path) -> Iterator[str]:
     for scaling, noise in (("none", 0.3), ("none", 0.0), ("minMax", 0.3), ("standard", 0.3)):
         told = read(folder / f"quality-{scaling}-{noise:g}.json")
         heading = f"### `python -m bench.quality --scaling {scaling} --noise {noise:g}`"
-        yield from kept(heading) if told is None else _setting(told, heading, noise)
+        yield from kept(heading, before) if told is None else _setting(told, heading, noise)
 
 
 def _setting(told: dict[str, Any], heading: str, noise: float) -> Iterator[str]:
@@ -112,12 +111,12 @@ def _setting(told: dict[str, Any], heading: str, noise: float) -> Iterator[str]:
 
 
 # --- eight sets -------------------------------------------------------------------------------------------------------
-def of_eight_sets(folder: Path) -> Iterator[str]:
+def of_eight_sets(folder: Path, before: str) -> Iterator[str]:
     """Means, ranks, Wilcoxon tests, picture."""
     told = read(folder / "eight_sets" / "summary.json")
     heading = "## Eight sets: `python -m bench.eight_sets`"
     if told is None:
-        yield from kept(heading)
+        yield from kept(heading, before)
         return
     yield f"\n{heading}\n"
     sizes = ", ".join(
@@ -145,12 +144,12 @@ def of_eight_sets(folder: Path) -> Iterator[str]:
 
 
 # --- fuzz and steps ---------------------------------------------------------------------------------------------------
-def of_fuzz(folder: Path) -> Iterator[str]:
+def of_fuzz(folder: Path, before: str) -> Iterator[str]:
     """Sums over the shards."""
     shards = [read(path) for path in sorted((folder / "fuzz").glob("*.json"))]
     heading = "## Fuzz: `python -m bench.fuzz --maps 10000`"
     if not shards:
-        yield from kept(heading)
+        yield from kept(heading, before)
         return
     yield f"\n{heading}\n"
     kinds = {
@@ -164,12 +163,12 @@ def of_fuzz(folder: Path) -> Iterator[str]:
     yield "\nBroken is what was neither refused by a rule or a field nor trained to finite scores; the bar is 0."
 
 
-def of_steps(folder: Path) -> Iterator[str]:
+def of_steps(folder: Path, before: str) -> Iterator[str]:
     """The step table."""
     told = read(folder / "trainer.json")
     heading = "## Step time: `python -m bench.trainer steps`"
     if told is None or "steps" not in told:
-        yield from kept(heading)
+        yield from kept(heading, before)
         return
     yield f"\n{heading}\n"
     yield "8 × 512² MLP, batch 128, Adam, one thread, CPU time; medians of 12 paired runs; bar: cocktail ≤ 1.20."
@@ -180,10 +179,10 @@ def of_steps(folder: Path) -> Iterator[str]:
         yield cells(one["name"], one["milliseconds"], one["ratio"])
 
 
-def page(folder: Path) -> str:
-    """The whole text."""
+def page(folder: Path, before: str = "") -> str:
+    """The whole text; `before` is the page's own, for what is not in the folder."""
     parts: Sequence[Any] = (of_quality, of_eight_sets, of_fuzz, of_steps)
-    return HEAD + "\n".join(line for part in parts for line in part(folder)) + "\n"
+    return HEAD + "\n".join(line for part in parts for line in part(folder, before)) + "\n"
 
 
 def main() -> None:
@@ -193,7 +192,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     if (drawn := folder / "eight_sets" / "ranks.png").exists():
         PICTURE.write_bytes(drawn.read_bytes())
-    PAGE.write_text(page(folder))
+    PAGE.write_text(page(folder, PAGE.read_text() if PAGE.exists() else ""))
 
 
 if __name__ == "__main__":

@@ -75,3 +75,8 @@ def test_what_was_not_run_is_not_on_the_page(tmp_path: Path) -> None:
     (tmp_path / "fuzz").mkdir()
     (tmp_path / "fuzz" / "000000.json").write_text(json.dumps(shard))
     assert "| 179 | 70 | 0 | 1 |" in page.page(tmp_path)
+
+
+def test_figures_of_another_machine_stay(tmp_path: Path) -> None:
+    before = page.page(tmp_path).replace("Not run.", "1 map, 0 broken.\n\n| refused |\n| --- |", 5)
+    assert page.page(tmp_path, before) == before
