@@ -78,11 +78,16 @@ def is_up() -> bool:
 def e2e(cluster: Cluster, selection: list[str]) -> None:
     """Pytest where the cluster can be reached; its own output is the report.
 
-    Most of a test's time is waiting for pods, so files run side by side. Those that kill the operator come afterwards,
-    beside each other, and last, alone, those that stop what it depends on. A selection of the caller's runs as it is.
+    Most of a test's time is waiting for pods, so files run side by side. Those that kill the operator once come
+    afterwards, beside each other, and last, alone, those that stop what every test depends on. A selection of the
+    caller's runs as it is.
     """
-    beside = ["-n", E2E_WORKERS, "--dist", "loadfile"]
-    usual = [["-m", "not alone and not kills", *beside], ["-m", "kills", *beside], ["-m", "alone"]]
+    beside = ["-n", E2E_WORKERS, "--dist"]
+    usual = [
+        ["-m", "not alone and not kills", *beside, "loadfile"],
+        ["-m", "kills", *beside, "load"],
+        ["-m", "alone"],
+    ]
     ends = [pytest_inside(cluster, *each) for each in ([selection] if selection else usual)]
     if any(ends):
         raise StageError(f"e2e: pytest ended with {' and '.join(map(str, ends))}; see above")

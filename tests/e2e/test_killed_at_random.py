@@ -14,7 +14,7 @@ from tests.e2e.rollouts import first_champion, next_version, watched
 if TYPE_CHECKING:
     from tests.e2e.harness import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.kills]
+pytestmark = [pytest.mark.e2e, pytest.mark.alone]
 KILLS = 50
 
 
