@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bench import eight_sets_table, quality, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 PAGE: Final = Path("docs/benchmarks.md")
 PICTURE: Final = Path("docs/benchmarks-ranks.png")
@@ -55,10 +55,13 @@ def sections(text: str) -> dict[str, list[str]]:
     return found
 
 
-def kept(heading: str, before: str) -> Iterator[str]:
-    """The section as the page had it."""
+def section(heading: str, lines: Iterable[str] | None, before: str) -> Iterator[str]:
+    """What a bench found below its heading; None, when it was not run here, leaves the section as the page had it."""
     yield f"\n{heading}\n"
-    yield "\n".join(sections(before).get(heading, [])).strip("\n") or "Not run."
+    if lines is None:
+        yield "\n".join(sections(before).get(heading, [])).strip("\n") or "Not run."
+    else:
+        yield from lines
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -78,17 +81,16 @@ def of_quality(folder: Path, before: str) -> Iterator[str]:
     for scaling, noise in (("none", 0.3), ("none", 0.0), ("minMax", 0.3), ("standard", 0.3)):
         told = read(folder / f"quality-{scaling}-{noise:g}.json")
         heading = f"### `python -m bench.quality --scaling {scaling} --noise {noise:g}`"
-        yield from kept(heading, before) if told is None else _setting(told, heading, noise)
+        yield from section(heading, told and _setting(told, noise), before)
 
 
-def _setting(told: dict[str, Any], heading: str, noise: float) -> Iterator[str]:
+def _setting(told: dict[str, Any], noise: float) -> Iterator[str]:
     runs = list(told["seeds"].values())
     found = {
         name: [run["rows"][name] for run in runs]
         for name in runs[0]["rows"]
         if all(name in run["rows"] for run in runs)
     }
-    yield f"\n{heading}\n"
     yield f"{len(runs)} seeds. {record.told(told['where'])}.\n"
     yield cells("Blocks", "Accuracy (min–max)", "Gain", "Wins", "FGSM", "ECE → after T")
     yield cells(*["---"] * 6)
@@ -114,11 +116,10 @@ def _setting(told: dict[str, Any], heading: str, noise: float) -> Iterator[str]:
 def of_eight_sets(folder: Path, before: str) -> Iterator[str]:
     """Means, ranks, Wilcoxon tests, picture."""
     told = read(folder / "eight_sets" / "summary.json")
-    heading = "## Eight sets: `python -m bench.eight_sets`"
-    if told is None:
-        yield from kept(heading, before)
-        return
-    yield f"\n{heading}\n"
+    yield from section("## Eight sets: `python -m bench.eight_sets`", told and _ranked(told), before)
+
+
+def _ranked(told: dict[str, Any]) -> Iterator[str]:
     sizes = ", ".join(
         f"{name} ({one['train']}/{one['validation']}/{one['test']} rows, {one['features']} features, {one['classes']} classes)"
         for name, one in told["sizes"].items()
@@ -147,11 +148,10 @@ def of_eight_sets(folder: Path, before: str) -> Iterator[str]:
 def of_fuzz(folder: Path, before: str) -> Iterator[str]:
     """Sums over the shards."""
     shards = [read(path) for path in sorted((folder / "fuzz").glob("*.json"))]
-    heading = "## Fuzz: `python -m bench.fuzz --maps 10000`"
-    if not shards:
-        yield from kept(heading, before)
-        return
-    yield f"\n{heading}\n"
+    yield from section("## Fuzz: `python -m bench.fuzz --maps 10000`", _counted(shards) if shards else None, before)
+
+
+def _counted(shards: Sequence[dict[str, Any]]) -> Iterator[str]:
     kinds = {
         kind: sum(one["counts"].get(kind, 0) for one in shards) for kind in ("refused", "trained", "diverged", "broken")
     }
@@ -166,11 +166,11 @@ def of_fuzz(folder: Path, before: str) -> Iterator[str]:
 def of_steps(folder: Path, before: str) -> Iterator[str]:
     """The step table."""
     told = read(folder / "trainer.json")
-    heading = "## Step time: `python -m bench.trainer steps`"
-    if told is None or "steps" not in told:
-        yield from kept(heading, before)
-        return
-    yield f"\n{heading}\n"
+    there = told is not None and "steps" in told
+    yield from section("## Step time: `python -m bench.trainer steps`", _timed(told) if there else None, before)
+
+
+def _timed(told: dict[str, Any]) -> Iterator[str]:
     yield "8 × 512² MLP, batch 128, Adam, one thread, CPU time; medians of 12 paired runs; bar: cocktail ≤ 1.20."
     yield f"{record.told(told['where'])}.\n"
     yield cells("", "ms/step", "× bare")

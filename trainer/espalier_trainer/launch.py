@@ -22,6 +22,7 @@ from espalier_api.exit_codes import Blame, ExitCode, blame
 from espalier_api.names import ENV_JOB_INDEX
 from espalier_api.training import TrainingResult
 from espalier_trainer import termination
+from espalier_trainer.errors import PreemptedError
 from espalier_trainer.log import say
 from espalier_trainer.peers import Place
 
@@ -105,10 +106,14 @@ def run(
 class _End:
     """How one process ended."""
 
-    def __init__(self, place: Place, returned: int, order: int, words: Path) -> None:
-        self.place, self.killed, self._order = place, returned < 0, order
-        self.code = returned if returned >= 0 else 128 - returned  # as a container would tell it
-        self._signal = -returned
+    def __init__(self, place: Place, returned: int, order: int, words: Path, *, told_to_leave: bool = False) -> None:
+        self.place, self._order, self._signal = place, order, -returned
+        self._unheard = (
+            told_to_leave and self._signal == signal.SIGTERM
+        )  # who listens never dies of it: it had nothing yet
+        self.killed = returned < 0 and not self._unheard
+        told = returned if returned >= 0 else 128 - returned  # as a container would tell it
+        self.code = int(ExitCode.PREEMPTED) if self._unheard else told
         self._words = words
 
     @property
@@ -126,6 +131,15 @@ class _End:
         """The process's own last words, or what is known of its end."""
         if self._words.is_file() and (words := self._words.read_text(encoding="utf-8")):
             return words
+        if self._unheard:
+            return termination.message(
+                TrainingResult(
+                    outcome="Preempted",
+                    exit_code=self.code,
+                    reason=PreemptedError.reason,
+                    message="SIGTERM before anything was read; the next attempt starts from the newest checkpoint",
+                )
+            )
         why = self.why if self.killed else f"process {self.place.rank} of {self.place.size} ended with {self.code}"
         result = TrainingResult(outcome="Failed", exit_code=self.code, reason="InfrastructureFailure", message=why)
         return termination.message(result)
@@ -151,7 +165,8 @@ class _Processes:
             for place, process in list(self._running.items()):
                 if (returned := process.poll()) is not None:
                     del self._running[place]
-                    ends.append(_End(place, returned, len(ends), self._words[place]))
+                    left = self._preemption.requested
+                    ends.append(_End(place, returned, len(ends), self._words[place], told_to_leave=left))
             failed = any(end.code != ExitCode.OK for end in ends)
             if kill_at is None and (failed or self._preemption.requested):
                 kill_at = time.monotonic() + LEAVING

@@ -173,6 +173,17 @@ def test_the_code_that_tells_why_comes_out(case: str, tmp_path: Path, monkeypatc
     assert result.message == ("process 1 of 4 was killed by signal 9" if code == 137 else f"said by {rank}")
 
 
+def test_processes_that_are_sent_away_before_they_listen_are_preempted(tmp_path: Path) -> None:
+    """The pod's SIGTERM came while the launcher was starting: it hands it on to processes that still import."""
+    (tmp_path / "job.json").write_text('{"processesPerNode": 2, "engine": {"torch": {}}}')
+    preemption = Preemption()
+    preemption.request()
+    program = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+    assert launch.run(tmp_path / "job.json", [], tmp_path / "term", preemption, program) == 75
+    told = TrainingResult.from_termination_message((tmp_path / "term").read_text())
+    assert (told.outcome, told.exit_code, told.reason) == ("Preempted", 75, "Preempted")
+
+
 # --- whole jobs ---------------------------------------------------------------------------------------------------------
 PAIR: dict[str, Any] = {"processesPerNode": 2, "regularizers": {"l2": {"strength": 1e-3}, "calibration": {}}}
 LONG = {

@@ -8,6 +8,7 @@ import signal
 import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 
 from espalier_api.rules.engine_support import TORCH
 from espalier_api.training import TrainingResult
+from espalier_trainer import run as trainer_run
+from espalier_trainer.attempt import save
 from espalier_trainer.checkpoint import Checkpoints, Identity, decode, encode
 from espalier_trainer.engines.torch.architectures.mlp import Mlp
 from espalier_trainer.errors import PreemptedError
@@ -308,9 +311,19 @@ def listens(pid: int, number: int) -> bool:
 def test_sigterm_while_it_still_imports_is_a_preemption(tmp_path: Path) -> None:
     with jobs.start(jobs.stage(tmp_path), jobs.job()) as process:
         while not listens(process.pid, signal.SIGTERM):
+            assert process.poll() is None, process.communicate()[0]
             time.sleep(0.002)
         process.send_signal(signal.SIGTERM)
         log, _ = process.communicate(timeout=60)
         assert process.returncode == 75, log
     told = TrainingResult.from_termination_message((tmp_path / "term").read_text())
     assert (told.outcome, told.message.split(";")[0]) == ("Preempted", "SIGTERM before anything was read")
+
+
+def test_what_selection_saves_keeps_the_fit_that_was_cut(tmp_path: Path) -> None:
+    """On resume crossValidation saves once more before the fit goes on; an attempt that dies in between must not begin the fit again."""
+    world = SimpleNamespace(open_store=lambda *_: FolderStore(tmp_path))
+    about = jobs.parsed(), world, SimpleNamespace(resumable=True, world="w"), SimpleNamespace(snapshot_digest="d")
+    save(trainer_run._resumed(*about), {"step": 5})
+    trainer_run._resumed(*about).memory.save()
+    assert trainer_run._resumed(*about).fit == {"step": 5}
