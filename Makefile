@@ -1,6 +1,8 @@
 # The few verbs. Logic lives in Python: tools/, cluster/, images/.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
+# Some machines set this. Each process then compiles what it imports again: 10 of 23 s of a small training, mostly torch.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help venv lock check crds test images cluster-up cluster-down demo
 
 help: ## this list
