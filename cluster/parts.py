@@ -102,8 +102,8 @@ def _kube_stamps() -> dict[str, str]:
     }
 
 
-# Kubernetes, CoreDNS and Helm compile the same libraries: with the same versions and the same
-# tags, Go's build cache has them from the first of the three (tests/unit/cluster/test_parts.py).
+# The parts compile the same libraries: with the same versions and the same tags, Go's build
+# cache has them from whichever comes first (tests/unit/cluster/test_parts.py).
 _SHARED_TAGS = ("notest", "grpcnotrace")
 _CONTAINERD = "github.com/containerd/containerd/v2"
 _CNI = "github.com/containernetworking/plugins/plugins"
@@ -135,6 +135,7 @@ PARTS: dict[str, Part] = {
             {"etcd": "go.etcd.io/etcd/server/v3"},
             main="etcd",
             module="go.etcd.io/etcd/server/v3",
+            tags=_SHARED_TAGS,
         ),
         Part(
             "containerd",
@@ -149,7 +150,7 @@ PARTS: dict[str, Part] = {
             },
             main="containerd",
             module=_CONTAINERD,
-            tags=("no_aufs", "no_btrfs", "no_devmapper", "no_zfs"),
+            tags=("no_aufs", "no_btrfs", "no_devmapper", "no_zfs", *_SHARED_TAGS),
             stamps={f"{_CONTAINERD}/version.Version": "{v}"},
         ),
         Part(
@@ -166,6 +167,7 @@ PARTS: dict[str, Part] = {
             {"contour": "github.com/projectcontour/contour/cmd/contour"},
             main="contour",
             module="github.com/projectcontour/contour",
+            tags=_SHARED_TAGS,
             stamps={"github.com/projectcontour/contour/internal/build.Version": "{v}"},
         ),
         Part(
@@ -181,6 +183,7 @@ PARTS: dict[str, Part] = {
             {"helm": "helm.sh/helm/v4/cmd/helm"},
             main="helm",
             module="helm.sh/helm/v4",
+            tags=_SHARED_TAGS,
             stamps={"helm.sh/helm/v4/internal/version.version": "{v}"},
         ),
     )

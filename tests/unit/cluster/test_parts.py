@@ -99,9 +99,9 @@ def test_a_finished_build_is_not_repeated(tmp_path: Path, monkeypatch: pytest.Mo
     assert compiled == ["contour"]
 
 
-# Contour is not among them: it does not compile against this Kubernetes' client.
-SHARING = ("helm", "coredns", "containerd", "etcd")
-# containerd's and etcd's own releases are not made for this Kubernetes: they share the rest only.
+SHARING = ("helm", "helm4", "coredns", "containerd", "contour", "etcd")
+# These are not made for this Kubernetes (Contour does not compile against its client): they share the rest.
+OTHER_KUBERNETES = ("containerd", "contour", "etcd")
 _KUBERNETES = re.compile(r"(?:sigs\.)?k8s\.io/")
 
 
@@ -112,13 +112,26 @@ def _versions(part: str) -> dict[str, str]:
     return required | replaced
 
 
+def _differing(part: str, other: str) -> set[str]:
+    """What ``part`` has to get to share its libraries with ``other``."""
+    theirs = _versions(other)
+    return {
+        f"{module}@{theirs[module]}"
+        for module, version in _versions(part).items()
+        if theirs.get(module, version) != version
+    }
+
+
 @pytest.mark.parametrize("part", SHARING)
 def test_libraries_have_the_version_that_kubernetes_is_built_with(part: str) -> None:
     """Go's build cache then has them already: it halves what a cold start compiles (docs/cluster.md)."""
-    kube = _versions("kube")
-    differing = {
-        f"{module}@{kube[module]}"
-        for module, version in _versions(part).items()
-        if kube.get(module, version) != version and not (part in {"containerd", "etcd"} and _KUBERNETES.match(module))
-    }
+    differing = _differing(part, "kube")
+    if part in OTHER_KUBERNETES:
+        differing = {module for module in differing if not _KUBERNETES.match(module)}
     assert not differing, f"cd cluster/go/{part} && go get {' '.join(sorted(differing))} && go mod tidy"
+    assert set(parts._SHARED_TAGS) <= set(PARTS[part].tags)
+
+
+def test_contour_and_containerd_share_the_older_client() -> None:
+    differing = _differing("containerd", "contour")
+    assert not differing, f"cd cluster/go/containerd && go get {' '.join(sorted(differing))} && go mod tidy"
