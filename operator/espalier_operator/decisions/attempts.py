@@ -18,7 +18,7 @@ from espalier_api import conditions as c
 from espalier_api.exit_codes import ExitCode, counts_as_attempt, is_final
 from espalier_api.training import TrainingResult
 from espalier_operator.decisions.mounts import waits_for_volumes
-from espalier_operator.decisions.plan import shorten
+from espalier_operator.decisions.plan import parse_time, shorten
 from espalier_operator.decisions.ranks import (
     CONTAINER,
     Death,
@@ -42,6 +42,9 @@ LONGEST_RETRY: Final = timedelta(minutes=10)
 FIRST_RESUME: Final = timedelta(seconds=1)
 """A preempted attempt goes on at once, the next preemptions wait longer: a node that evicts in a loop must not be
 hammered."""
+LAST_WORDS: Final = timedelta(seconds=10)
+"""Jobs and pods come by two watches, and a Job's end may come first. So long its pod's last words are waited for."""
+SIGKILLED: Final = 128 + 9
 
 
 class AttemptState(StrEnum):
@@ -50,7 +53,7 @@ class AttemptState(StrEnum):
     MISSING = "Missing"
     """No Job: not created yet, or somebody deleted it."""
     WAITING = "Waiting"
-    """The Job exists and does not train yet; `reason` tells why."""
+    """The Job exists and does not train: not yet (`reason` tells why), or not any more and how it ended is not yet seen."""
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
@@ -86,11 +89,8 @@ def observe_attempt(job: Object | None, pods: Sequence[Object], now: datetime = 
         return Attempt(AttemptState.LEAVING)
     found = ranks(job, pods)
     started = (job.get("status") or {}).get("startTime")
-    if condition(job, "Complete") or condition(job, "SuccessCriteriaMet"):
-        result = _result(container_of(found.get(LEADER)))
-        return Attempt(AttemptState.SUCCEEDED, c.TRAINING_SUCCEEDED, result=result, started_at=started)
-    if (failed := condition(job, "Failed") or condition(job, "FailureTarget")) is not None:
-        return replace(_ended(failed, culprit(failed, found), size(job)), started_at=started)
+    if (verdict := _verdict(job)) is not None:
+        return replace(_over(job, verdict, found, now), started_at=started)
     if (job.get("spec") or {}).get("suspend"):
         return Attempt(AttemptState.WAITING, c.QUEUED, "the Job is suspended until its queue admits it")
     return replace(_alive(job, found, now), started_at=started)
@@ -153,6 +153,35 @@ def _standing(pod: Object | None, now: datetime) -> Attempt:
 
 
 # --- ended -----------------------------------------------------------------------------------------------------------
+_SUCCESS: Final = ("Complete", "SuccessCriteriaMet")
+_FAILURE: Final = ("Failed", "FailureTarget")
+
+
+def _verdict(job: Object) -> Object | None:
+    """The condition by which the Job says how it ended."""
+    return next((found for type_ in (*_SUCCESS, *_FAILURE) if (found := condition(job, type_)) is not None), None)
+
+
+def _over(job: Object, verdict: Object, found: Mapping[int, Object], now: datetime) -> Attempt:
+    """Of a Job that has ended, once its pod has been seen to end, too."""
+    death = culprit(verdict, found) if verdict["type"] in _FAILURE else None
+    pod = death.pod if death is not None else found.get(LEADER)
+    if _not_yet_told(verdict, pod, now):
+        return Attempt(AttemptState.WAITING, message="the Job has ended; waiting for what its pod tells")
+    if death is not None:
+        return _ended(verdict, death, size(job))
+    return Attempt(AttemptState.SUCCEEDED, c.TRAINING_SUCCEEDED, result=_result(container_of(pod)))
+
+
+def _not_yet_told(verdict: Object, pod: Object | None, now: datetime) -> bool:
+    """True while `verdict` is young and its pod is still seen as alive, without anything that sends it away."""
+    if pod is None or verdict.get("reason") == "DeadlineExceeded" or condition(pod, "DisruptionTarget"):
+        return False
+    phase = (pod.get("status") or {}).get("phase")
+    since = verdict.get("lastTransitionTime")
+    return phase in {"Pending", "Running"} and bool(since) and now - parse_time(str(since)) < LAST_WORDS
+
+
 @dataclass(frozen=True, slots=True)
 class _Evidence:
     """Everything that may tell why an attempt failed."""
@@ -218,6 +247,27 @@ def _out_of_memory(seen: _Evidence) -> Attempt | None:
     )
 
 
+def _killed_without_a_word(seen: _Evidence) -> Attempt | None:
+    """SIGKILL under a memory limit, and nobody who tells asked for it: the runtime's word for it is sometimes lost, since
+    the kernel's news of an OOM may come after that of the exit (containerd's issues 8180 and 12260).
+    """
+    limits = (_trainer_of(seen.death.pod).get("resources") or {}).get("limits") or {}
+    leaving = ((seen.death.pod or {}).get("metadata") or {}).get("deletionTimestamp")
+    if seen.death.terminated.get("exitCode") != SIGKILLED or leaving or "memory" not in limits:
+        return None
+    return _failed(
+        c.OOM_KILLED,
+        f"killed (exit {SIGKILLED}) and nothing tells by whom; most likely the trainer needed more memory than its limit "
+        f"of {limits['memory']}: raise training.resources.limits.memory or lower batchSize",
+    )
+
+
+def _trainer_of(pod: Object | None) -> Object:
+    """The trainer's container as specified; empty when there is none."""
+    containers: Sequence[Object] = ((pod or {}).get("spec") or {}).get("containers") or []
+    return next((container for container in containers if container.get("name") == CONTAINER), {})
+
+
 def _node_lost(seen: _Evidence) -> Attempt | None:
     if (
         seen.death.disruption not in {"DeletionByTaintManager", "DeletionByPodGC"}
@@ -247,6 +297,7 @@ _ENDINGS: Final[tuple[_Ending, ...]] = (
     _out_of_memory,  # the kernel killed it
     _node_lost,  # the node went away
     _evicted,  # the pod was sent away and could not checkpoint in time
+    _killed_without_a_word,  # memory, most likely
     _anything_else,  # infrastructure, until proven otherwise
 )
 

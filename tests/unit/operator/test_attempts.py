@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espalier_api import conditions as c
-from espalier_operator.decisions.attempts import LONGEST_RETRY, AttemptState, observe_attempt, retry_delay
+from espalier_operator.decisions.attempts import LAST_WORDS, LONGEST_RETRY, AttemptState, observe_attempt, retry_delay
 from espalier_operator.decisions.diagnosis import diagnose
 from tests.unit.operator.samples import finished_job, pod_of, result, terminated
 
@@ -34,6 +34,15 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 def disrupted(reason: str) -> dict[str, Any]:
     return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}
+
+
+def limited(code: int, *, deleted: bool = False) -> dict[str, Any]:
+    """A pod with a memory limit that ended with this code, without a reason of its own."""
+    pod = pod_of(JOB, "Failed", **terminated(code))
+    pod["spec"] = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "48Mi"}}}]}
+    if deleted:
+        pod["metadata"] = {**pod["metadata"], "deletionTimestamp": "2026-11-22T12:05:00Z"}
+    return pod
 
 
 ENDINGS = {
@@ -69,6 +78,15 @@ ENDINGS = {
         False,
         True,
     ),
+    "killed below a memory limit, the runtime's word lost": (failed(), limited(137), c.OOM_KILLED, False, True),
+    "killed on deletion": (failed(), limited(137, deleted=True), c.INFRASTRUCTURE_FAILURE, False, True),
+    "killed without a limit": (
+        failed(),
+        pod_of(JOB, "Failed", **terminated(137)),
+        c.INFRASTRUCTURE_FAILURE,
+        False,
+        True,
+    ),
     "node lost": (failed(), pod_of(JOB, "Failed", **disrupted("DeletionByTaintManager")), c.NODE_LOST, False, True),
     "evicted by the kubelet": (failed(), pod_of(JOB, "Failed", reason="Evicted"), c.EVICTED, False, True),
     "preempted without a checkpoint": (
@@ -101,6 +119,35 @@ def test_endings(case: str) -> None:
         charged,
     )
     assert attempt.message
+
+
+ENDED_AT = datetime(2026, 11, 22, 12, 5, tzinfo=UTC)
+
+
+def ended_at(type_: str, reason: str = "") -> dict[str, Any]:
+    job = finished_job(JOB, type_, reason, POLICY.format(137))
+    job["status"]["conditions"][0]["lastTransitionTime"] = "2026-11-22T12:05:00Z"
+    return job
+
+
+@pytest.mark.parametrize("type_", ["Failed", "FailureTarget", "Complete", "SuccessCriteriaMet"])
+def test_a_jobs_end_that_comes_before_its_pods_waits_for_the_last_words(type_: str) -> None:
+    """Else the reason (out of memory) and the trainer's result would be lost with them."""
+    job, running = ended_at(type_), pod_of(JOB)
+    seen = observe_attempt(job, [running], ENDED_AT + LAST_WORDS / 2)
+    assert (seen.state, seen.reason) == (AttemptState.WAITING, c.TRAINING)
+    assert "waiting for what its pod tells" in seen.message
+    done = {AttemptState.FAILED, AttemptState.SUCCEEDED}
+    assert observe_attempt(job, [running], ENDED_AT + LAST_WORDS).state in done  # not for ever
+    assert observe_attempt(job, [], ENDED_AT).state in done  # the pod is gone
+    assert observe_attempt(job, [pod_of(JOB, "Failed", **terminated(137))], ENDED_AT).state in done
+
+
+def test_what_is_sent_away_or_late_has_no_last_words_to_wait_for() -> None:
+    lost = pod_of(JOB, **disrupted("DeletionByTaintManager"))
+    assert observe_attempt(ended_at("Failed"), [lost], ENDED_AT).reason == c.NODE_LOST
+    late = observe_attempt(ended_at("Failed", "DeadlineExceeded"), [pod_of(JOB)], ENDED_AT)
+    assert late.reason == c.DEADLINE_EXCEEDED
 
 
 ALIVE = {
