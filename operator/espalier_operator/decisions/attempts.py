@@ -249,11 +249,13 @@ def _out_of_memory(seen: _Evidence) -> Attempt | None:
 
 def _killed_without_a_word(seen: _Evidence) -> Attempt | None:
     """SIGKILL under a memory limit, and nobody who tells asked for it: the runtime's word for it is sometimes lost, since
-    the kernel's news of an OOM may come after that of the exit (containerd's issues 8180 and 12260).
+    the kernel's news of an OOM may come after that of the exit (containerd's issues 8180 and 12260). The kubelet also
+    says 137 of a container that it lost (ContainerStatusUnknown); that tells nothing about memory.
     """
     limits = (_trainer_of(seen.death.pod).get("resources") or {}).get("limits") or {}
     leaving = ((seen.death.pod or {}).get("metadata") or {}).get("deletionTimestamp")
-    if seen.death.terminated.get("exitCode") != SIGKILLED or leaving or "memory" not in limits:
+    killed = (seen.death.terminated.get("exitCode"), seen.death.terminated.get("reason")) == (SIGKILLED, "Error")
+    if not killed or leaving or "memory" not in limits:
         return None
     return _failed(
         c.OOM_KILLED,

@@ -36,9 +36,9 @@ def disrupted(reason: str) -> dict[str, Any]:
     return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}
 
 
-def limited(code: int, *, deleted: bool = False) -> dict[str, Any]:
-    """A pod with a memory limit that ended with this code, without a reason of its own."""
-    pod = pod_of(JOB, "Failed", **terminated(code))
+def limited(code: int, *, deleted: bool = False, reason: str = "Error") -> dict[str, Any]:
+    """A pod with a memory limit that ended with this code."""
+    pod = pod_of(JOB, "Failed", **terminated(code, reason=reason))
     pod["spec"] = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "48Mi"}}}]}
     if deleted:
         pod["metadata"] = {**pod["metadata"], "deletionTimestamp": "2026-11-22T12:05:00Z"}
@@ -80,6 +80,13 @@ ENDINGS = {
     ),
     "killed below a memory limit, the runtime's word lost": (failed(), limited(137), c.OOM_KILLED, False, True),
     "killed on deletion": (failed(), limited(137, deleted=True), c.INFRASTRUCTURE_FAILURE, False, True),
+    "lost by its kubelet": (
+        failed(),
+        limited(137, reason="ContainerStatusUnknown"),
+        c.INFRASTRUCTURE_FAILURE,
+        False,
+        True,
+    ),
     "killed without a limit": (
         failed(),
         pod_of(JOB, "Failed", **terminated(137)),
