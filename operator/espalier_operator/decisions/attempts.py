@@ -255,7 +255,7 @@ def _killed_without_a_word(seen: _Evidence) -> Attempt | None:
     limits = (_trainer_of(seen.death.pod).get("resources") or {}).get("limits") or {}
     leaving = ((seen.death.pod or {}).get("metadata") or {}).get("deletionTimestamp")
     killed = (seen.death.terminated.get("exitCode"), seen.death.terminated.get("reason")) == (SIGKILLED, "Error")
-    if not killed or leaving or "memory" not in limits:
+    if not killed or leaving or seen.result is not None or "memory" not in limits:
         return None
     return _failed(
         c.OOM_KILLED,

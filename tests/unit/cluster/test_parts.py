@@ -124,7 +124,7 @@ def _differing(part: str, other: str) -> set[str]:
 
 @pytest.mark.parametrize("part", SHARING)
 def test_libraries_have_the_version_that_kubernetes_is_built_with(part: str) -> None:
-    """Go's build cache then has them already: it halves what a cold start compiles (docs/cluster.md)."""
+    """Go's build cache then has them already (docs/cluster.md)."""
     differing = _differing(part, "kube")
     if part in OTHER_KUBERNETES:
         differing = {module for module in differing if not _KUBERNETES.match(module)}

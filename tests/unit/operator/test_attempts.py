@@ -36,9 +36,9 @@ def disrupted(reason: str) -> dict[str, Any]:
     return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason}]}
 
 
-def limited(code: int, *, deleted: bool = False, reason: str = "Error") -> dict[str, Any]:
+def limited(code: int, words: str = "", *, deleted: bool = False, reason: str = "Error") -> dict[str, Any]:
     """A pod with a memory limit that ended with this code."""
-    pod = pod_of(JOB, "Failed", **terminated(code, reason=reason))
+    pod = pod_of(JOB, "Failed", **terminated(code, words, reason=reason))
     pod["spec"] = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "48Mi"}}}]}
     if deleted:
         pod["metadata"] = {**pod["metadata"], "deletionTimestamp": "2026-11-22T12:05:00Z"}
@@ -79,6 +79,13 @@ ENDINGS = {
         True,
     ),
     "killed below a memory limit, the runtime's word lost": (failed(), limited(137), c.OOM_KILLED, False, True),
+    "the launcher tells of a killed process": (
+        failed(),
+        limited(137, result("Failed", 137, reason="InfrastructureFailure")),
+        c.INFRASTRUCTURE_FAILURE,
+        False,
+        True,
+    ),
     "killed on deletion": (failed(), limited(137, deleted=True), c.INFRASTRUCTURE_FAILURE, False, True),
     "lost by its kubelet": (
         failed(),
